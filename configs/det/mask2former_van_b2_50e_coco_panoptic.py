@@ -1,0 +1,19 @@
+"""Mask2Former with VAN-B2 on COCO panoptic, 50 epochs, batch 8 x 2 (section 4.4, table 14: 54.9 PQ)."""
+
+_base_ = "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py"
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="van_mm.VAN",
+        arch="b2",
+        drop_path_rate=0.1,
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://download.openmmlab.com/mmsegmentation/v0.5/van_3rdparty/"
+            "van-b2_3rdparty_20230522-636fac93.pth",
+        ),
+    ),
+    panoptic_head=dict(in_channels=[64, 128, 320, 512]),
+)

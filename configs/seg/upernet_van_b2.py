@@ -1,0 +1,52 @@
+"""UperNet with VAN-B2 on ADE20K, 160k iterations, batch 8 x 2 (section 4.3, table 12: 50.1 mIoU)."""
+
+_base_ = [
+    "mmseg::_base_/models/upernet_r50.py",
+    "mmseg::_base_/datasets/ade20k.py",
+    "mmseg::_base_/default_runtime.py",
+    "mmseg::_base_/schedules/schedule_160k.py",
+]
+
+crop_size = (512, 512)
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    pretrained=None,
+    backbone=dict(
+        _delete_=True,
+        type="van_mm.VAN",
+        arch="b2",
+        drop_path_rate=0.1,
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://download.openmmlab.com/mmsegmentation/v0.5/van_3rdparty/"
+            "van-b2_3rdparty_20230522-636fac93.pth",
+        ),
+    ),
+    decode_head=dict(in_channels=[64, 128, 320, 512], num_classes=150),
+    auxiliary_head=dict(in_channels=320, num_classes=150),
+)
+
+# The official test resizes to a multiple of 32.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+    dict(type="ResizeToMultiple", size_divisor=32),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(batch_size=2)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+    paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Train any experiment of the suite; the codebase that runs follows from the config.
+
+    python tools/train.py configs/seg/upernet_van_b2.py
+    python tools/train.py configs/seg/upernet_van_b2.py --demo     # no data set, no GPU needed
+"""
+
+import argparse
+
+from _arguments import add_common_arguments
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config>)")
+    parser.add_argument("--resume", nargs="?", const="auto", metavar="PATH",
+                        help="go on from a checkpoint; without PATH from the work dir's latest")  # fmt: skip
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs a GPU)")
+    parser.add_argument("--auto-scale-lr", action="store_true",
+                        help="scale the learning rate by actual batch size / base_batch_size")  # fmt: skip
+    parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    from mmengine.device import is_cuda_available
+    from mmengine.runner import find_latest_checkpoint
+
+    from van_mm.launch import UserError, build_runner, check_weights, load_config, prepare_data
+
+    cfg = load_config(args)
+    if args.amp:
+        if not is_cuda_available():
+            raise UserError("--amp needs a GPU, and none is visible; leave the flag out to train in fp32")
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    resume_from = None
+    if args.resume == "auto":
+        cfg.resume = True
+        resume_from = find_latest_checkpoint(cfg.work_dir)
+    elif args.resume:
+        cfg.resume, cfg.load_from = True, args.resume
+        resume_from = args.resume
+
+    prepare_data(cfg, args, ("train",) if args.no_validate else ("train", "val"))
+    runner = build_runner(cfg)
+    if resume_from:
+        check_weights(runner.model, resume_from)
+    runner.train()
+
+
+if __name__ == "__main__":
+    args = parse_args()
+
+    from van_mm.launch import user_errors
+
+    with user_errors():
+        main(args)

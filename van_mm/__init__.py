@@ -1,0 +1,29 @@
+"""The Visual Attention Network (arXiv 2202.09741) for mmpretrain, mmdet, mmsegmentation and mmpose.
+
+Importing the package registers ``van_mm.VAN``, and plain ``VAN`` in mmdet, mmsegmentation and mmpose where they
+are installed; mmpretrain has a ``VAN`` of its own, which stays what it is.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from . import compat  # noqa: F401  lets torch load what mmengine saves
+from .models import VAN
+
+__version__ = "0.1.0"
+__all__ = ["VAN", "__version__"]
+
+
+def _register_plain_name() -> None:
+    for codebase in ("mmdet", "mmseg", "mmpose"):
+        if find_spec(codebase) is None:
+            continue
+        try:
+            models = import_module(f"{codebase}.registry").MODELS
+        except (ImportError, AssertionError):  # broken or of an unfit version: `van_mm.check_env` tells which
+            continue
+        if "VAN" not in models.module_dict:
+            models.register_module(name="VAN", module=VAN)
+
+
+_register_plain_name()

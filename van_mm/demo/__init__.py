@@ -1,0 +1,151 @@
+"""``--demo``: any config of the suite on a small generated data set, on whatever machine is at hand.
+
+:func:`demo_config` rewrites a config, :func:`make_demo_data` (``data.py``) draws the data set it then names.
+"""
+
+from collections.abc import Iterator
+
+from mmengine.config import Config, ConfigDict
+
+from .data import WRITERS, make_demo_data
+
+__all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "demo_datasets", "make_demo_data"]
+
+# By codebase: what image sizes are multiplied by, images a batch, optimiser steps, and the learning rate that
+# suits so short a run from random weights. A config's own ``demo = dict(...)`` goes before these.
+DEMO_DEFAULTS = {
+    "mmpretrain": dict(scale=64 / 224, batch_size=32, iters=500, lr=2e-3),
+    "mmdet": dict(scale=0.16, batch_size=4, iters=400, lr=4e-4),
+    "mmseg": dict(scale=0.1875, batch_size=4, iters=160, lr=5e-4),
+    "mmpose": dict(scale=0.5, batch_size=16, iters=300, lr=1e-3),
+}
+WARMUP = 0.1  # share of the demo's steps in which the learning rate rises
+
+# The size arguments of the codebases' transforms, data preprocessors, codecs and test settings.
+SIZES = {"scale", "scales", "crop_size", "input_size", "heatmap_size", "size", "img_scale", "stride"}
+SIZED = {
+    "Resize", "RandomResize", "RandomChoiceResize", "ResizeEdge", "ResizeShortestEdge", "RandomCrop",
+    "RandomResizedCrop", "CenterCrop", "EfficientNetCenterCrop", "TopdownAffine", "MSRAHeatmap", "UDPHeatmap",
+    "BatchFixedSizePad", "SegDataPreProcessor", "FixScaleResize",
+}  # fmt: skip
+
+
+def _dicts(node) -> Iterator[ConfigDict]:
+    """Every dict in a config, outermost first."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
+
+
+def _scaled(size, factor: float):
+    """A size in pixels, or any nesting of them, times ``factor``, at least 1."""
+    if isinstance(size, (list, tuple)):
+        return type(size)(_scaled(side, factor) for side in size)
+    return max(1, round(size * factor))
+
+
+def _rooted(node, root: str):
+    """``node`` with ``root`` in place of the leading ``data`` of every path in it."""
+    if isinstance(node, str):
+        return f"{root}/{node[5:]}" if node.startswith("data/") else node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = _rooted(value, root)
+    elif isinstance(node, (list, tuple)):
+        return type(node)(_rooted(value, root) for value in node)
+    return node
+
+
+def demo_datasets(cfg: Config) -> list[ConfigDict]:
+    """The data sets of a config's dataloaders, wrappers such as ``RepeatDataset`` taken off."""
+    loaders = [cfg.get(f"{split}_dataloader") for split in ("train", "val", "test")]
+    return [node for loader in loaders if loader for node in _dicts(loader.dataset) if "data_root" in node]
+
+
+def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) -> list[str]:
+    """Turn a config of the suite into its demo, in place.
+
+    Changed is what makes it feasible: data root, image and crop sizes, batch size, schedule length with the
+    learning rate and the averaging that go with it, workers, and no pretrained weights.
+
+    Args:
+        cfg (Config): Of an experiment; ``demo = dict(scale=, batch_size=, iters=, lr=)`` in it is honoured.
+        root (str): Folder of the generated data sets. Defaults to 'data/demo'.
+        iters (int, optional): Optimiser steps instead of the demo's own.
+
+    Returns:
+        list[str]: What was changed, a line each.
+
+    Raises:
+        ValueError: If ``iters`` is not positive or the config is of no known codebase.
+    """
+    if cfg.get("default_scope") not in DEMO_DEFAULTS:
+        raise ValueError(f"--demo knows {', '.join(DEMO_DEFAULTS)}; this config's default_scope is "
+                         f"{cfg.get('default_scope')!r}")  # fmt: skip
+    demo = {**DEMO_DEFAULTS[cfg.default_scope], **cfg.get("demo", {})}
+    iters = demo["iters"] if iters is None else iters
+    if iters < 1:
+        raise ValueError(f"--demo-iters must be at least 1, got {iters}")
+
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator"):
+        if cfg.get(name):
+            cfg[name] = _rooted(cfg[name], str(root).rstrip("/"))
+    loaders = [cfg[name] for name in ("train_dataloader", "val_dataloader", "test_dataloader") if cfg.get(name)]
+
+    seen = set()  # dataloaders can share one dict
+    for node in _dicts([loaders, cfg.get("tta_pipeline"), cfg.model]):
+        if id(node) not in seen and (node.get("type") in SIZED or "crop_size" in node):
+            for key in SIZES & set(node):
+                if node[key] is not None:
+                    node[key] = _scaled(node[key], demo["scale"])
+        seen.add(id(node))
+        if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
+            node["init_cfg"] = None
+    cfg.model.pop("pretrained", None)
+    cfg.load_from = None
+
+    for loader in loaders:
+        loader.num_workers, loader.persistent_workers = 0, False
+        loader.pop("prefetch_factor", None)
+    cfg.train_dataloader.batch_size = demo["batch_size"]
+
+    total = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
+    _shorten(cfg, total, iters)
+    cfg.optim_wrapper.optimizer.lr = demo["lr"]
+    for node in cfg.get("custom_hooks", []):
+        if node["type"] == "EMAHook":  # as many steps averaged, as a share of the run, would be none
+            node["momentum"] = max(node.get("momentum", 0), min(0.5, 10 / iters))
+    cfg.setdefault("randomness", ConfigDict()).seed = 0
+    return [
+        f"data: generated, in {root}",
+        f"image sizes: x {demo['scale']:.3g}",
+        f"batch size: {demo['batch_size']}, no workers",
+        f"schedule: {iters} iterations, learning rate {demo['lr']:g}",
+        "weights: random (no pretrained checkpoint)",
+    ]
+
+
+def _shorten(cfg: Config, total: int, iters: int) -> None:
+    """Squeeze the schedule of ``total`` epochs or iterations into ``iters`` iterations."""
+    cfg.train_cfg = ConfigDict(type="IterBasedTrainLoop", max_iters=iters, val_interval=iters)
+    warmup = max(1, round(WARMUP * iters))
+    schedulers = cfg.get("param_scheduler", [])
+    cfg.param_scheduler = schedulers if isinstance(schedulers, list) else [schedulers]
+    for scheduler in cfg.param_scheduler:
+        scheduler.by_epoch = False
+        scheduler.pop("convert_to_iter_based", None)
+        scheduler.pop("T_max", None)
+        if scheduler.type == "LinearLR" and scheduler.get("begin", 0) == 0:
+            scheduler.begin, scheduler.end = 0, warmup
+            continue
+        scheduler.begin = warmup if scheduler.get("begin", 0) else 0
+        scheduler.end = iters
+        if "milestones" in scheduler:
+            scheduler.milestones = [max(1, round(step / total * iters)) for step in scheduler.milestones]
+    hooks = cfg.default_hooks
+    hooks.logger.update(interval=10, log_metric_by_epoch=False)
+    hooks.checkpoint.update(by_epoch=False, interval=iters)
+    cfg.log_processor = ConfigDict(cfg.get("log_processor", {}), by_epoch=False)

@@ -1,0 +1,3 @@
+from .van import LKA, VAN
+
+__all__ = ["LKA", "VAN"]

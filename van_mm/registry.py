@@ -1,0 +1,12 @@
+"""The registries of van_mm: children of mmengine's, in the scope ``van_mm``.
+
+mmengine imports this module by itself when it meets the scope in a config, so that
+``dict(type='van_mm.VAN', arch='b2')`` builds in any codebase without ``custom_imports``.
+"""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="van_mm", locations=["van_mm.models"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks"])
