@@ -7,14 +7,24 @@ from mmengine.config import DictAction
 
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Add the flags that every task takes, with MMLab's meaning, and ``--demo``."""
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE",
-                        help="override settings of the config: model.backbone.drop_path_rate=0.2")  # fmt: skip
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none",
-                        help="job launcher")  # fmt: skip
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="override settings of the config: model.backbone.drop_path_rate=0.2",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
     demo = parser.add_argument_group("demo", "run any config on a small generated data set")
-    demo.add_argument("--demo", action="store_true",
-                      help="generated data, small images, short schedule, random weights")  # fmt: skip
+    demo.add_argument(
+        "--demo", action="store_true", help="generated data, small images, short schedule, random weights"
+    )
     demo.add_argument("--demo-iters", type=int, metavar="N", help="optimiser steps instead of the demo's own")
-    demo.add_argument("--demo-root", default="data/demo", metavar="DIR",
-                      help="where the generated data sets are kept (default: %(default)s)")  # fmt: skip
+    demo.add_argument(
+        "--demo-root",
+        default="data/demo",
+        metavar="DIR",
+        help="where the generated data sets are kept (default: %(default)s)",
+    )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint of any experiment of the suite; the codebase that runs follows from the config.
 
-    python tools/test.py configs/seg/upernet_van_b2.py work_dirs/upernet_van_b2/iter_160000.pth
+python tools/test.py configs/seg/upernet_van_b2.py work_dirs/upernet_van_b2/iter_160000.pth
 """
 
 import argparse
@@ -11,15 +11,16 @@ from _arguments import add_common_arguments
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--work-dir", help="where the log and metrics go (default: work_dirs/<config>)")
-    parser.add_argument("--out", metavar="PATH",
-                        help="FILE.json: the metrics; FILE.pkl: the predictions; with segmentation a folder: "
-                        "the predicted label maps as PNG")  # fmt: skip
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="FILE.json: the metrics; FILE.pkl: the predictions; with segmentation a folder: "
+        "the predicted label maps as PNG",
+    )
     parser.add_argument("--show-dir", metavar="DIR", help="save pictures: image, ground truth, prediction")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, where the config has it")
     add_common_arguments(parser)
@@ -49,9 +50,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     if args.show_dir:
-        cfg.custom_hooks = [
-            *cfg.get("custom_hooks", []), dict(type="van_mm.PanelHook", out_dir=args.show_dir)
-        ]  # fmt: skip
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="van_mm.PanelHook", out_dir=args.show_dir)]
 
     prepare_data(cfg, args, ("test",))
     runner = build_runner(cfg)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Train any experiment of the suite; the codebase that runs follows from the config.
 
-    python tools/train.py configs/seg/upernet_van_b2.py
-    python tools/train.py configs/seg/upernet_van_b2.py --demo     # no data set, no GPU needed
+python tools/train.py configs/seg/upernet_van_b2.py
+python tools/train.py configs/seg/upernet_van_b2.py --demo     # no data set, no GPU needed
 """
 
 import argparse
@@ -11,16 +11,20 @@ from _arguments import add_common_arguments
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
     parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config>)")
-    parser.add_argument("--resume", nargs="?", const="auto", metavar="PATH",
-                        help="go on from a checkpoint; without PATH from the work dir's latest")  # fmt: skip
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint; without PATH from the work dir's latest",
+    )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs a GPU)")
-    parser.add_argument("--auto-scale-lr", action="store_true",
-                        help="scale the learning rate by actual batch size / base_batch_size")  # fmt: skip
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate by actual batch size / base_batch_size"
+    )
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
     add_common_arguments(parser)
     return parser.parse_args()
@@ -30,7 +34,14 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.device import is_cuda_available
     from mmengine.runner import find_latest_checkpoint
 
-    from van_mm.launch import UserError, build_runner, check_weights, load_config, prepare_data
+    from van_mm.launch import (
+        UserError,
+        build_runner,
+        check_pretrained,
+        check_weights,
+        load_config,
+        prepare_data,
+    )
 
     cfg = load_config(args)
     if args.amp:
@@ -53,6 +64,7 @@ def main(args: argparse.Namespace) -> None:
         resume_from = args.resume
 
     prepare_data(cfg, args, ("train",) if args.no_validate else ("train", "val"))
+    check_pretrained(cfg)
     runner = build_runner(cfg)
     if resume_from:
         check_weights(runner.model, resume_from)

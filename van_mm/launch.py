@@ -8,12 +8,13 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from van_mm.demo import demo_config, demo_datasets, make_demo_data
+from van_mm.demo import demo_config, dicts, make_demo_data
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -96,6 +97,12 @@ def load_config(args: Namespace) -> Config:
     return cfg
 
 
+def datasets(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:
+    """The data sets of these splits' dataloaders, wrappers such as ``RepeatDataset`` taken off."""
+    loaders = [cfg.get(f"{split}_dataloader") for split in splits]
+    return [node for loader in loaders if loader for node in dicts(loader.dataset) if "data_root" in node]
+
+
 def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
     """Generate the demo data where asked, and see that every folder and file that the data sets name is there.
 
@@ -108,24 +115,22 @@ def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
         UserError: If something is missing; the message draws the expected layout.
     """
     if args.demo:
-        for dataset in demo_datasets(cfg):
+        for dataset in datasets(cfg, ("train", "val", "test")):
             try:
                 make_demo_data(dataset.type, dataset.data_root)
             except (ValueError, OSError) as error:
                 raise UserError(error) from error
     expected: dict[Path, None] = {}
-    for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        for dataset in demo_datasets(ConfigDict({f"{split}_dataloader": loader})) if loader else []:
-            root = Path(dataset.data_root)
-            prefixes = dataset.get("data_prefix") or dataset.get("split") or {}
-            for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
-                if dataset.type.endswith("CUB"):
-                    prefix = "images"
-                expected[root / prefix] = None
-            for file in (dataset.get("ann_file"), dataset.get("bbox_file")):
-                if file:
-                    expected[Path(file) if str(file).startswith(str(root)) else root / file] = None
+    for dataset in datasets(cfg, splits):
+        root = Path(dataset.data_root)
+        prefixes = dataset.get("data_prefix") or dataset.get("split") or ""
+        if dataset.type.endswith("CUB"):
+            prefixes = "images"
+        for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+            expected[root / prefix] = None
+        for file in (dataset.get("ann_file"), dataset.get("bbox_file")):
+            if file:
+                expected[Path(file) if str(file).startswith(str(root)) else root / file] = None
     missing = [path for path in expected if not path.exists()]
     if missing:
         layout = "\n".join(f"  {path}{'   (missing)' if path in missing else ''}" for path in expected)
@@ -151,10 +156,10 @@ def build_runner(cfg: Config):
 
 
 def read_checkpoint(path: str) -> dict:
-    """The content of a checkpoint file, or of a URL that mmengine can load.
+    """The content of a checkpoint file, or of a URL, which is kept in torch hub's cache.
 
     Raises:
-        UserError: If it is missing, truncated, no checkpoint, or would run code on loading.
+        UserError: If it is missing, out of reach, truncated, no checkpoint, or would run code on loading.
     """
     from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -163,6 +168,12 @@ def read_checkpoint(path: str) -> dict:
         raise UserError(f"no checkpoint {path}; train one with tools/train.py, which writes to work_dirs/")
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except (URLError, ConnectionError, TimeoutError) as error:
+        cached = Path(torch.hub.get_dir(), "checkpoints", path.rpartition("/")[2])
+        raise UserError(
+            f"{path} can't be downloaded ({error}). Download it elsewhere and put it at {cached}, or train without "
+            "it: --cfg-options model.backbone.init_cfg=None, or --demo"
+        ) from error
     except Exception as error:
         size = f" ({os.path.getsize(path)} bytes)" if local else ""
         cause = str(error).strip().split("\n")[0]
@@ -173,6 +184,18 @@ def read_checkpoint(path: str) -> dict:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Fetch and read every checkpoint that the model is to start from.
+
+    Raises:
+        UserError: If one of them can't be had or read.
+    """
+    for node in dicts(cfg.model):
+        init_cfg = node.get("init_cfg")
+        if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
+            read_checkpoint(init_cfg["checkpoint"])
 
 
 def check_weights(model: nn.Module, path: str) -> None:

@@ -54,8 +54,6 @@ test_dataloader = val_dataloader
 # Norms, biases and LayerScale take no weight decay: timm skips all one-dimensional parameters, as does the base.
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(
-        type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=5, end=300, convert_to_iter_based=True
-    ),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=5, end=300, convert_to_iter_based=True),
 ]
 custom_hooks = [dict(type="EMAHook", momentum=2e-4, priority="ABOVE_NORMAL")]

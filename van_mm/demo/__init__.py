@@ -9,42 +9,56 @@ from mmengine.config import Config, ConfigDict
 
 from .data import WRITERS, make_demo_data
 
-__all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "demo_datasets", "make_demo_data"]
+__all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data"]
 
-# By codebase: what image sizes are multiplied by, images a batch, optimiser steps, and the learning rate that
-# suits so short a run from random weights. A config's own ``demo = dict(...)`` goes before these.
+# By codebase: what image sizes are multiplied by, images a batch, optimiser steps, the learning rate that suits so
+# short a run from random weights, and regions that two-stage detectors sample an image. A config's own
+# ``demo = dict(...)`` goes before these.
 DEMO_DEFAULTS = {
-    "mmpretrain": dict(scale=64 / 224, batch_size=32, iters=500, lr=2e-3),
-    "mmdet": dict(scale=0.16, batch_size=4, iters=400, lr=4e-4),
-    "mmseg": dict(scale=0.1875, batch_size=4, iters=160, lr=5e-4),
+    "mmpretrain": dict(scale=64 / 224, batch_size=32, iters=400, lr=1e-3),
+    "mmdet": dict(scale=0.16, batch_size=4, iters=400, lr=4e-4, rois=32),
+    "mmseg": dict(scale=0.125, batch_size=6, iters=200, lr=8e-4),
     "mmpose": dict(scale=0.5, batch_size=16, iters=300, lr=1e-3),
 }
 WARMUP = 0.1  # share of the demo's steps in which the learning rate rises
 
 # The size arguments of the codebases' transforms, data preprocessors, codecs and test settings.
-SIZES = {"scale", "scales", "crop_size", "input_size", "heatmap_size", "size", "img_scale", "stride"}
+SIZES = {"scale", "scales", "input_size", "heatmap_size", "img_scale"}
+CROPS = {"crop_size", "size", "stride"}  # kept at multiples of 32, which the paddings of batches count on
 SIZED = {
-    "Resize", "RandomResize", "RandomChoiceResize", "ResizeEdge", "ResizeShortestEdge", "RandomCrop",
-    "RandomResizedCrop", "CenterCrop", "EfficientNetCenterCrop", "TopdownAffine", "MSRAHeatmap", "UDPHeatmap",
-    "BatchFixedSizePad", "SegDataPreProcessor", "FixScaleResize",
-}  # fmt: skip
+    "Resize",
+    "RandomResize",
+    "RandomChoiceResize",
+    "ResizeEdge",
+    "ResizeShortestEdge",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "CenterCrop",
+    "EfficientNetCenterCrop",
+    "TopdownAffine",
+    "MSRAHeatmap",
+    "UDPHeatmap",
+    "BatchFixedSizePad",
+    "SegDataPreProcessor",
+    "FixScaleResize",
+}
 
 
-def _dicts(node) -> Iterator[ConfigDict]:
+def dicts(node) -> Iterator[ConfigDict]:
     """Every dict in a config, outermost first."""
     if isinstance(node, dict):
         yield node
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            yield from _dicts(child)
+            yield from dicts(child)
 
 
-def _scaled(size, factor: float):
-    """A size in pixels, or any nesting of them, times ``factor``, at least 1."""
+def _scaled(size, factor: float, unit: int = 1):
+    """A size in pixels, or any nesting of them, times ``factor``, rounded to a positive multiple of ``unit``."""
     if isinstance(size, (list, tuple)):
-        return type(size)(_scaled(side, factor) for side in size)
-    return max(1, round(size * factor))
+        return type(size)(_scaled(side, factor, unit) for side in size)
+    return unit * max(1, round(size * factor / unit))
 
 
 def _rooted(node, root: str):
@@ -57,12 +71,6 @@ def _rooted(node, root: str):
     elif isinstance(node, (list, tuple)):
         return type(node)(_rooted(value, root) for value in node)
     return node
-
-
-def demo_datasets(cfg: Config) -> list[ConfigDict]:
-    """The data sets of a config's dataloaders, wrappers such as ``RepeatDataset`` taken off."""
-    loaders = [cfg.get(f"{split}_dataloader") for split in ("train", "val", "test")]
-    return [node for loader in loaders if loader for node in _dicts(loader.dataset) if "data_root" in node]
 
 
 def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) -> list[str]:
@@ -83,8 +91,9 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
         ValueError: If ``iters`` is not positive or the config is of no known codebase.
     """
     if cfg.get("default_scope") not in DEMO_DEFAULTS:
-        raise ValueError(f"--demo knows {', '.join(DEMO_DEFAULTS)}; this config's default_scope is "
-                         f"{cfg.get('default_scope')!r}")  # fmt: skip
+        raise ValueError(
+            f"--demo knows {', '.join(DEMO_DEFAULTS)}; this config's default_scope is {cfg.get('default_scope')!r}"
+        )
     demo = {**DEMO_DEFAULTS[cfg.default_scope], **cfg.get("demo", {})}
     iters = demo["iters"] if iters is None else iters
     if iters < 1:
@@ -96,12 +105,14 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
     loaders = [cfg[name] for name in ("train_dataloader", "val_dataloader", "test_dataloader") if cfg.get(name)]
 
     seen = set()  # dataloaders can share one dict
-    for node in _dicts([loaders, cfg.get("tta_pipeline"), cfg.model]):
+    for node in dicts([loaders, cfg.get("tta_pipeline"), cfg.model]):
         if id(node) not in seen and (node.get("type") in SIZED or "crop_size" in node):
-            for key in SIZES & set(node):
+            for key in (SIZES | CROPS) & set(node):
                 if node[key] is not None:
-                    node[key] = _scaled(node[key], demo["scale"])
+                    node[key] = _scaled(node[key], demo["scale"], 32 if key in CROPS else 1)
         seen.add(id(node))
+        if node.get("type") == "RandomSampler":
+            node.num = min(node.num, demo["rois"])
         if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
             node["init_cfg"] = None
     cfg.model.pop("pretrained", None)

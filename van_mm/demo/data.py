@@ -31,14 +31,14 @@ IMAGENET = {
     "n04254680": (805, "star", "yellow"),
     "n04507155": (879, "star", "blue"),
     "n06794110": (919, "cross", "green"),
-    "n07873807": (963, "cross", "orange"),
+    "n07873807": (963, "cross", "cyan"),
 }
 
 # Object classes that are drawn for detection and for segmentation: name -> (shape, hue).
 COCO_THINGS = {
     "sports ball": ("disc", "red"),
     "frisbee": ("disc", "blue"),
-    "stop sign": ("square", "red"),
+    "stop sign": ("square", "cyan"),
     "book": ("square", "yellow"),
     "kite": ("triangle", "green"),
     "teddy bear": ("star", "purple"),
@@ -47,14 +47,24 @@ COCO_STUFF = {"sky": "sky-other-merged", "grass": "grass-merged", "sea": "sea", 
 ADE_THINGS = {
     "ball": ("disc", "red"),
     "plate": ("disc", "blue"),
-    "box": ("square", "red"),
+    "box": ("square", "cyan"),
     "signboard": ("square", "yellow"),
     "tent": ("triangle", "green"),
     "flag": ("star", "purple"),
 }
 # Pixel values in ADE20K's annotation PNGs, 1 to 150; 0 is "other".
-ADE_IDS = {"sky": 3, "grass": 10, "sea": 27, "box": 42, "signboard": 44, "sand": 47, "tent": 115, "ball": 120,
-           "plate": 143, "flag": 150}  # fmt: skip
+ADE_IDS = {
+    "sky": 3,
+    "grass": 10,
+    "sea": 27,
+    "box": 42,
+    "signboard": 44,
+    "sand": 47,
+    "tent": 115,
+    "ball": 120,
+    "plate": 143,
+    "flag": 150,
+}
 
 
 def _rng(*stream: int) -> np.random.Generator:
@@ -71,7 +81,7 @@ def _progress(items: Iterable, what: str) -> Iterable:
     return track(list(items), description=f"demo data: drawing {what}")
 
 
-def _object_image(rng: np.random.Generator, shape: str, hue: str, size: int = 96) -> np.ndarray:
+def _object_image(rng: np.random.Generator, shape: str, hue: str, size: int = 128) -> np.ndarray:
     """One thing in the middle of a picture (size, size, 3), with a few grey scraps around it to ignore."""
     image, _ = backdrop(rng, size, size)
     for _ in range(rng.integers(0, 4)):
@@ -119,7 +129,7 @@ def write_cub(root: Path, train: int = 8, val: int = 2) -> None:
         (root / f"{name}.txt").write_text("".join(lines))
 
 
-def write_ade(root: Path, train: int = 240, val: int = 40, size: tuple[int, int] = (128, 160)) -> None:
+def write_ade(root: Path, train: int = 240, val: int = 40, size: tuple[int, int] = (256, 320)) -> None:
     """ADE20K's images and annotation PNGs."""
     for split, (name, number) in enumerate((("training", train), ("validation", val))):
         for i in _progress(range(1, number + 1), f"ADE20K {name}"):
@@ -139,7 +149,7 @@ def coco_categories() -> list[dict]:
     return json.loads((Path(__file__).parent / "coco_categories.json").read_text())
 
 
-def write_coco(root: Path, train: int = 400, val: int = 60) -> None:
+def write_coco(root: Path, train: int = 500, val: int = 40) -> None:
     """COCO's instances, panoptic and person keypoints annotations, and person boxes for top-down pose.
 
     Objects and people stand on images of their own, under ids from 1 and from 500001.
@@ -169,7 +179,7 @@ def _dump(path: Path, **content) -> None:
     path.write_text(json.dumps(content))
 
 
-def _write_coco_scenes(root: Path, name: str, split: int, number: int, height: int = 192, width: int = 256) -> None:
+def _write_coco_scenes(root: Path, name: str, split: int, number: int, height: int = 288, width: int = 384) -> None:
     categories = coco_categories()
     ids = {category["name"]: category["id"] for category in categories}
     images, instances, panoptic = [], [], []
@@ -180,9 +190,16 @@ def _write_coco_scenes(root: Path, name: str, split: int, number: int, height: i
         images.append(entry)
         for thing in things:
             instances.append(
-                dict(id=len(instances) + 1, image_id=i, category_id=ids[thing.name], iscrowd=0,
-                     area=int(thing.mask.sum()), bbox=_box(thing.mask), segmentation=_polygons(thing.mask))
-            )  # fmt: skip
+                dict(
+                    id=len(instances) + 1,
+                    image_id=i,
+                    category_id=ids[thing.name],
+                    iscrowd=0,
+                    area=int(thing.mask.sum()),
+                    bbox=_box(thing.mask),
+                    segmentation=_polygons(thing.mask),
+                )
+            )
         segments, label = [], np.zeros((height, width), np.int64)
         stuff = [(ids[COCO_STUFF[ground]], mask) for ground, mask in grounds.items() if mask.any()]
         for k, (category, mask) in enumerate([(ids[t.name], t.mask) for t in things] + stuff, 1):
@@ -192,18 +209,49 @@ def _write_coco_scenes(root: Path, name: str, split: int, number: int, height: i
         rgb = np.stack([label // 256**2, label // 256 % 256, label % 256], -1).astype(np.uint8)
         _write_image(root / "annotations" / f"panoptic_{name}" / file, rgb)
         panoptic.append(dict(image_id=i, file_name=file, segments_info=segments))
-    _dump(root / "annotations" / f"instances_{name}.json", info={}, licenses=[], images=images,
-          annotations=instances, categories=[c for c in categories if c["isthing"]])  # fmt: skip
-    _dump(root / "annotations" / f"panoptic_{name}.json", info={}, licenses=[], images=images,
-          annotations=panoptic, categories=categories)  # fmt: skip
+    _dump(
+        root / "annotations" / f"instances_{name}.json",
+        info={},
+        licenses=[],
+        images=images,
+        annotations=instances,
+        categories=[c for c in categories if c["isthing"]],
+    )
+    _dump(
+        root / "annotations" / f"panoptic_{name}.json",
+        info={},
+        licenses=[],
+        images=images,
+        annotations=panoptic,
+        categories=categories,
+    )
 
 
 # COCO's drawing order of the skeleton, 1-based indices of KEYPOINTS.
-SKELETON = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10],
-            [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]]  # fmt: skip
+SKELETON = [
+    [16, 14],
+    [14, 12],
+    [17, 15],
+    [15, 13],
+    [12, 13],
+    [6, 12],
+    [7, 13],
+    [6, 7],
+    [6, 8],
+    [7, 9],
+    [8, 10],
+    [9, 11],
+    [2, 3],
+    [1, 2],
+    [1, 3],
+    [2, 4],
+    [3, 5],
+    [4, 6],
+    [5, 7],
+]
 
 
-def _write_coco_people(root: Path, name: str, split: int, number: int, height: int = 160, width: int = 200) -> None:
+def _write_coco_people(root: Path, name: str, split: int, number: int, height: int = 256, width: int = 320) -> None:
     images, people, boxes = [], [], []
     for i in _progress(range(500001, 500001 + number), f"COCO people {name}"):
         rng = _rng(4, split, i)
@@ -220,22 +268,37 @@ def _write_coco_people(root: Path, name: str, split: int, number: int, height: i
             flat = np.concatenate([points * seen[:, None], 2 * seen[:, None]], 1).ravel().tolist()
             box = _box(mask)
             people.append(
-                dict(id=500000 + len(people) + 1, image_id=i, category_id=1, iscrowd=0, area=int(mask.sum()) * 2,
-                     bbox=box, segmentation=_polygons(mask), keypoints=flat, num_keypoints=int(seen.sum()))
-            )  # fmt: skip
+                dict(
+                    id=500000 + len(people) + 1,
+                    image_id=i,
+                    category_id=1,
+                    iscrowd=0,
+                    area=int(mask.sum()) * 2,
+                    bbox=box,
+                    segmentation=_polygons(mask),
+                    keypoints=flat,
+                    num_keypoints=int(seen.sum()),
+                )
+            )
             jitter = rng.normal(0, 0.02, 4) * (box[2], box[3], box[2], box[3])
             boxes.append(dict(image_id=i, category_id=1, bbox=(box + jitter).tolist(), score=0.99))
         _write_image(root / name / entry["file_name"], to_uint8(picture))
         images.append(entry)
     person = dict(id=1, name="person", supercategory="person", keypoints=list(KEYPOINTS), skeleton=SKELETON)
-    _dump(root / "annotations" / f"person_keypoints_{name}.json", info={}, licenses=[], images=images,
-          annotations=people, categories=[person])  # fmt: skip
+    _dump(
+        root / "annotations" / f"person_keypoints_{name}.json",
+        info={},
+        licenses=[],
+        images=images,
+        annotations=people,
+        categories=[person],
+    )
     detections = root / "person_detection_results" / f"COCO_{name}_detections_AP_H_56_person.json"
     detections.write_text(json.dumps(boxes))
 
 
 # Which writer makes the data of which data set class.
-WRITERS: dict[str, Callable[[Path], None]] = {
+WRITERS: dict[str, Callable[..., None]] = {
     "ImageNet": write_imagenet,
     "CUB": write_cub,
     "ADE20KDataset": write_ade,
@@ -244,12 +307,13 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def make_demo_data(dataset_type: str, folder: str | Path) -> None:
+def make_demo_data(dataset_type: str, folder: str | Path, **sizes: int) -> None:
     """Generate the demo version of a data set, unless ``folder`` holds a finished one of this version.
 
     Args:
         dataset_type (str): Class name of the data set, a key of ``WRITERS``; a scope before it is ignored.
         folder (str | Path): Becomes the data set's root. Made aside and renamed, so it is whole or absent.
+        sizes (int): Numbers of images ``train`` and ``val`` instead of the writer's own.
 
     Raises:
         ValueError: If there is no demo version of this data set, or ``folder`` holds something else.
@@ -268,7 +332,7 @@ def make_demo_data(dataset_type: str, folder: str | Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         os.chmod(draft, 0o755)
-        WRITERS[name](draft)
+        WRITERS[name](draft, **sizes)
         (draft / stamp.name).write_text(json.dumps(made))
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 SHAPES = ("disc", "square", "triangle", "star", "cross")
-HUES = {"red": 0, "orange": 14, "yellow": 28, "green": 60, "blue": 112, "purple": 150}  # OpenCV's, 0 to 179
+HUES = {"red": 0, "yellow": 28, "green": 60, "cyan": 90, "blue": 120, "purple": 150}  # OpenCV's, 0 to 179
 
 # Ground textures by name: colour (BGR), strength of the blotches, and stripes across them or none.
 GROUNDS = {
@@ -19,11 +19,9 @@ GROUNDS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """A drawn object: its class name, shape and colour, and the mask (H, W, bool) of what is seen of it."""
+    """A drawn object: its class name, and the mask (H, W, bool) of what is seen of it."""
 
     name: str
-    shape: str
-    hue: str
     mask: np.ndarray
 
 
@@ -39,8 +37,7 @@ def outline(shape: str, center: tuple[float, float], radius: float, angle: float
         turns, radii = np.arange(10) * np.pi / 5, np.tile([1.25, 0.5], 5)
     else:  # cross: three corners at the end of each arm
         arm = np.array([(1.15, -0.38), (1.15, 0.38), (0.38, 0.38)])
-        corners = np.concatenate([arm @ np.array([[c, s], [-s, c]]) for c, s in
-                                  ((1, 0), (0, 1), (-1, 0), (0, -1))])
+        corners = np.concatenate([arm @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))])
         turns, radii = np.arctan2(corners[:, 1], corners[:, 0]), np.hypot(corners[:, 0], corners[:, 1])
     turns = turns + angle
     return np.asarray(center) + radius * radii[:, None] * np.stack([np.cos(turns), np.sin(turns)], 1)
@@ -56,8 +53,8 @@ def ground(rng: np.random.Generator, name: str, height: int, width: int) -> np.n
     """A picture (H, W, 3, float32, BGR) filled with one of ``GROUNDS``."""
     colour, strength, stripes = GROUNDS[name]
     image = np.asarray(colour, np.float32) + rng.uniform(-15, 15, 3).astype(np.float32)
-    image = image + strength * noise(rng, height, width, 12)[..., None]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    image = image + strength * noise(rng, height, width, 20)[..., None]
+    y, x = np.mgrid[:height, :width].astype(np.float32) * 0.5
     if stripes == "diagonal":
         image += 14 * np.sign(np.sin((x + 2 * y) * rng.uniform(0.5, 0.8)))[..., None]
     elif stripes == "waves":
@@ -69,7 +66,7 @@ def backdrop(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndar
     """Sky above another ground with a wavy horizon: picture (H, W, 3, float32) and each ground's mask."""
     below = str(rng.choice(["grass", "sea", "sand"]))
     x = np.arange(width)
-    horizon = height * (rng.uniform(0.25, 0.6) + 0.05 * np.sin(x * rng.uniform(0.02, 0.06) + rng.uniform(0, 6)))
+    horizon = height * (rng.uniform(0.25, 0.6) + 0.05 * np.sin(x * rng.uniform(4, 12) / width + rng.uniform(0, 6)))
     sky = np.arange(height)[:, None] < horizon[None]
     image = np.where(sky[..., None], ground(rng, "sky", height, width), ground(rng, below, height, width))
     return image, {"sky": sky, below: ~sky}
@@ -85,7 +82,7 @@ def paint(rng: np.random.Generator, image: np.ndarray, shape: str, hue: str, cen
     hsv = np.uint8([[[(HUES[hue] + rng.integers(-5, 6)) % 180, rng.integers(150, 256), rng.integers(140, 256)]]])
     colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
     seen = mask.astype(bool)
-    image[seen] = (colour + 12 * noise(rng, height, width, 6)[..., None])[seen]
+    image[seen] = (colour + 12 * noise(rng, height, width, 12)[..., None])[seen]
     cv2.polylines(image, [polygon], True, (colour * 0.5).tolist(), max(1, round(radius / 16)), cv2.LINE_AA)
     return seen
 
@@ -109,7 +106,7 @@ def scene(
     things: list[Thing] = []
     for _ in range(rng.integers(1, most + 1)):
         name = str(rng.choice(list(kinds)))
-        radius = min(height, width) * rng.uniform(0.11, 0.24)
+        radius = min(height, width) * rng.uniform(0.13, 0.26)
         center = rng.uniform((radius, radius), (width - radius, height - radius))
         box = np.zeros((height, width), bool)
         x, y, r = *center.astype(int), int(radius)
@@ -117,8 +114,7 @@ def scene(
         if any((thing.mask & box).sum() > 0.5 * thing.mask.sum() for thing in things):
             continue  # would hide most of an earlier one
         mask = paint(rng, image, *kinds[name], center, radius)
-        things = [Thing(t.name, t.shape, t.hue, t.mask & ~mask) for t in things]
-        things.append(Thing(name, *kinds[name], mask))
+        things = [*(Thing(thing.name, thing.mask & ~mask) for thing in things), Thing(name, mask)]
     things = [thing for thing in things if thing.mask.sum() >= 60]
     covered = np.any([thing.mask for thing in things], axis=0)
     return to_uint8(image), things, {name: mask & ~covered for name, mask in grounds.items()}
@@ -179,19 +175,25 @@ def figure(
 
     thick = max(2, round(size / 18))
     shirt = tuple(float(v) for v in rng.uniform(150, 230, 3))
-    torso = np.array([at(f"{s}_{j}") for s, j in
-                      (("left", "shoulder"), ("right", "shoulder"), ("right", "hip"), ("left", "hip"))])
+    torso = np.array(
+        [at(f"{s}_{j}") for s, j in (("left", "shoulder"), ("right", "shoulder"), ("right", "hip"), ("left", "hip"))]
+    )
     cv2.fillPoly(image, [torso], shirt, cv2.LINE_AA)
     cv2.fillPoly(mask, [torso], 1)
     for side, upper, lower in (("left", (40, 60, 230), (40, 150, 250)), ("right", (220, 70, 40), (220, 200, 50))):
         for (parent, child), colour in zip(LIMBS, (upper, lower, upper, lower), strict=True):
             draw(cv2.line, at(f"{side}_{parent}"), at(f"{side}_{child}"), colour, thick)
-    middle = (points["left_ear"] + points["right_ear"]) / 2
-    draw(cv2.circle, tuple(int(v) for v in np.round(middle)), max(3, round(0.075 * size)), (150, 190, 235), -1)
+    points["neck"] = (points["left_shoulder"] + points["right_shoulder"]) / 2
+    points["head"] = (points["left_ear"] + points["right_ear"]) / 2
+    draw(cv2.line, at("neck"), at("head"), (150, 190, 235), thick)
+    draw(cv2.circle, at("head"), max(3, round(0.075 * size)), (150, 190, 235), -1)
     dot = max(1, round(size / 80))
     for name, colour in (
-        ("left_eye", (40, 60, 230)), ("right_eye", (220, 70, 40)), ("nose", (20, 20, 20)),
-        ("left_ear", (40, 150, 250)), ("right_ear", (220, 200, 50)),
-    ):  # fmt: skip
+        ("left_eye", (40, 60, 230)),
+        ("right_eye", (220, 70, 40)),
+        ("nose", (20, 20, 20)),
+        ("left_ear", (40, 150, 250)),
+        ("right_ear", (220, 200, 50)),
+    ):
         draw(cv2.circle, at(name), dot, colour, -1)
     return np.stack([points[name] for name in KEYPOINTS]), mask.astype(bool)

@@ -48,9 +48,7 @@ class DilatedDWConv2d(nn.Conv2d):
         reach = dilation * (kernel_size - 1)
         # 'same' pads unevenly; it is only asked for where no even padding keeps the size.
         padding = "same" if reach % 2 else reach // 2
-        super().__init__(
-            channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels
-        )
+        super().__init__(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
 
     def splits(self, x: Tensor) -> bool:
         """Whether to split: on the CPU, whose libraries have no fast dilated depth-wise kernel."""
@@ -284,9 +282,7 @@ class VAN(BaseModule):
         self.embed_dims, self.depths = arch["embed_dims"], arch["depths"]
         self.num_stages = len(self.depths)
         if not out_indices or any(i not in range(self.num_stages) for i in out_indices):
-            raise ValueError(
-                f"out_indices={tuple(out_indices)} of VAN must name stages 0 to {self.num_stages - 1}"
-            )
+            raise ValueError(f"out_indices={tuple(out_indices)} of VAN must name stages 0 to {self.num_stages - 1}")
         if frozen_stages > self.num_stages:
             raise ValueError(f"frozen_stages={frozen_stages} of VAN; it has {self.num_stages} stages")
         self.out_indices = tuple(out_indices)
@@ -356,10 +352,7 @@ class VAN(BaseModule):
         for i, (patch_embed, blocks, norm) in enumerate(self._stages()):
             x = patch_embed(x)
             for block in blocks:
-                if self.with_cp and x.requires_grad:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and x.requires_grad else block(x)
             x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             outs.append(x)
             if i == max(self.out_indices):

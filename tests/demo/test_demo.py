@@ -1,0 +1,115 @@
+"""The demo data stand in the real formats, and the demo config changes only what it says."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from van_mm.demo import demo_config, make_demo_data
+from van_mm.demo.data import ADE_IDS, COCO_THINGS, IMAGENET, coco_categories
+from van_mm.launch import CONFIGS, find_config
+
+
+def test_class_names_are_the_data_sets():
+    from mmdet.datasets import CocoPanopticDataset
+    from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+    from mmseg.datasets import ADE20KDataset
+
+    classes = ADE20KDataset.METAINFO["classes"]
+    assert {name: classes.index(name) + 1 for name in ADE_IDS} == ADE_IDS
+    categories = coco_categories()
+    assert [c["name"] for c in categories] == list(CocoPanopticDataset.METAINFO["classes"])
+    assert set(COCO_THINGS) <= {c["name"] for c in categories if c["isthing"]}
+    labels = [label for label, _, _ in IMAGENET.values()]
+    assert sorted(IMAGENET) == list(IMAGENET) and sorted(labels) == labels  # labels count the sorted synsets
+    assert IMAGENET_CATEGORIES[417].startswith("balloon") and IMAGENET_CATEGORIES[963].startswith("pizza")
+
+
+def test_same_seed_same_data(tmp_path):
+    for name in ("a", "b"):
+        make_demo_data("ADE20KDataset", tmp_path / name, train=2, val=1)
+    files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()]
+    assert len(files) == 7
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    train = cv2.imread(str(tmp_path / "a/images/training/ADE_train_00000001.jpg"))
+    val = cv2.imread(str(tmp_path / "a/images/validation/ADE_val_00000001.jpg"))
+    assert not np.array_equal(train, val)
+
+
+def test_a_half_made_folder_is_finished_and_a_foreign_one_left_alone(tmp_path):
+    make_demo_data("ADE20KDataset", tmp_path / "ade", train=1, val=1)
+    image = tmp_path / "ade/images/training/ADE_train_00000001.jpg"
+    time = image.stat().st_mtime_ns
+    make_demo_data("ADE20KDataset", tmp_path / "ade", train=1, val=1)
+    assert image.stat().st_mtime_ns == time
+    (tmp_path / "ade/.demo.json").write_text('{"version": 0}')
+    make_demo_data("ADE20KDataset", tmp_path / "ade", train=1, val=1)
+    assert image.stat().st_mtime_ns != time
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/photo.jpg").write_text("precious")
+    with pytest.raises(ValueError, match="not demo data"):
+        make_demo_data("ADE20KDataset", tmp_path / "mine")
+    assert (tmp_path / "mine/photo.jpg").read_text() == "precious"
+    with pytest.raises(ValueError, match="no demo data for data set 'Cityscapes'"):
+        make_demo_data("Cityscapes", tmp_path / "city")
+
+
+def test_coco_panoptic_agrees_with_instances(demo_root):
+    coco = demo_root / "coco"
+    panoptic = json.loads((coco / "annotations/panoptic_train2017.json").read_text())
+    instances = json.loads((coco / "annotations/instances_train2017.json").read_text())
+    things = {c["id"] for c in panoptic["categories"] if c["isthing"]}
+    areas = {}
+    for annotation in panoptic["annotations"]:
+        png = cv2.imread(str(coco / "annotations/panoptic_train2017" / annotation["file_name"]))
+        ids = png[..., 2].astype(int) + 256 * png[..., 1] + 65536 * png[..., 0]
+        assert set(np.unique(ids)) == {segment["id"] for segment in annotation["segments_info"]}
+        for segment in annotation["segments_info"]:
+            assert (ids == segment["id"]).sum() == segment["area"]
+            if segment["category_id"] in things:
+                areas.setdefault(annotation["image_id"], []).append(segment["area"])
+    by_image = {}
+    for instance in instances["annotations"]:
+        by_image.setdefault(instance["image_id"], []).append(instance["area"])
+    assert areas == by_image
+
+
+def test_keypoints_lie_on_the_person(demo_root):
+    people = json.loads((demo_root / "coco/annotations/person_keypoints_train2017.json").read_text())
+    assert people["categories"][0]["keypoints"][5] == "left_shoulder"
+    for person in people["annotations"]:
+        points = np.array(person["keypoints"]).reshape(17, 3)
+        seen = points[points[:, 2] > 0]
+        x, y, w, h = person["bbox"]
+        assert len(seen) == person["num_keypoints"] >= 12
+        assert np.all((seen[:, :2] >= (x - 3, y - 3)) & (seen[:, :2] <= (x + w + 3, y + h + 3)))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.py")), ids=lambda p: p.stem)
+def test_demo_changes_only_what_it_says(path):
+    before, after = Config.fromfile(path), Config.fromfile(path)
+    demo_config(after, "elsewhere", iters=30)
+    assert after.train_cfg.max_iters == 30 and after.train_cfg.val_interval == 30
+    assert {type(after.model.backbone.init_cfg)} <= {type(None)} if "init_cfg" in after.model.backbone else True
+    assert "'data/" not in str(after.train_dataloader) + str(after.test_evaluator) + str(after.val_dataloader)
+    for scheduler in after.param_scheduler:
+        assert not scheduler.by_epoch and scheduler.get("end", 30) <= 30
+    assert after.model.backbone.arch == before.model.backbone.arch
+    kept = [[t["type"] for t in cfg.train_dataloader.dataset.pipeline] for cfg in (before, after)]
+    assert kept[0] == kept[1]
+    assert (
+        after.optim_wrapper.optimizer.weight_decay == before.optim_wrapper.optimizer.weight_decay
+        if ("weight_decay" in before.optim_wrapper.optimizer)
+        else True
+    )
+
+
+def test_demo_refuses_nonsense():
+    cfg = Config.fromfile(find_config("seg/upernet_van_b2"))
+    with pytest.raises(ValueError, match="at least 1"):
+        demo_config(cfg, iters=0)
+    with pytest.raises(ValueError, match="default_scope"):
+        demo_config(Config(dict(default_scope="mmtrack")))

@@ -1,0 +1,224 @@
+"""tools/train.py and tools/test.py, end to end, as a user runs them."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from van_mm.launch import CONFIGS as CONFIG_FOLDER
+
+CONFIGS = [
+    "cls/van_b2_in1k",
+    "det/retinanet_van_b0_1x_coco",
+    "det/mask_rcnn_van_b2_1x_coco",
+    "det/mask2former_van_b2_50e_coco_panoptic",
+    "seg/upernet_van_b2",
+    "pose/simplebaseline_van_b2_coco_256x192",
+]
+
+
+def last_metrics(work_dir: Path) -> dict:
+    """The last line of evaluation in a run's scalars."""
+    lines = [json.loads(line) for line in sorted(work_dir.glob("*/vis_data/scalars.json"))[-1].open()]
+    return next(line for line in reversed(lines) if "loss" not in line)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_train_then_test(config, run_tool, demo_root, tmp_path):
+    demo = ("--demo", "--demo-root", demo_root, "--work-dir", tmp_path / "run")
+    small = ("--cfg-options", "train_dataloader.batch_size=2")
+    done = run_tool("train", config, *demo, "--demo-iters", 2, *small)
+    assert done.returncode == 0, done.stdout
+    assert "weights: random" in done.stdout
+    trained = last_metrics(tmp_path / "run")
+
+    checkpoint = (tmp_path / "run/last_checkpoint").read_text()
+    done = run_tool("test", config, checkpoint, *demo, "--out", tmp_path / "metrics.json", "--show-dir", tmp_path / "p")
+    assert done.returncode == 0, done.stdout
+    tested = json.loads((tmp_path / "metrics.json").read_text())
+    assert tested and len(list((tmp_path / "p").glob("*.png"))) >= 3
+    for key, value in tested.items():
+        assert trained[key] == pytest.approx(value, nan_ok=True), key
+
+
+def test_resume_on_a_finished_half(run_process, demo_root, tmp_path):
+    """A run that stopped after two steps goes on with the third, from the checkpoint that mmengine wrote."""
+    args = (
+        ROOT / "tools/train.py",
+        "det/retinanet_van_b0_1x_coco",
+        "--demo",
+        "--demo-root",
+        demo_root,
+        "--work-dir",
+        tmp_path,
+        "--demo-iters",
+        3,
+        "--no-validate",
+        "--cfg-options",
+        "default_hooks.checkpoint.interval=1",
+        "default_hooks.logger.interval=1",
+        "train_dataloader.batch_size=1",
+    )
+    assert run_process(*args).returncode == 0
+    whole = torch.load(tmp_path / "iter_3.pth", weights_only=True)
+    (tmp_path / "iter_3.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_2.pth"))
+    done = run_process(*args, "--resume")
+    assert done.returncode == 0, done.stdout
+    assert "resumed epoch: 0, iter: 2" in done.stdout
+    assert re.search(r"Iter\(train\) \[3/3\]", done.stdout) and not re.search(r"Iter\(train\) \[1/3\]", done.stdout)
+    again = torch.load(tmp_path / "iter_3.pth", weights_only=True)
+    assert again["optimizer"]["state"][0]["step"] == whole["optimizer"]["state"][0]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("codebase", "config", "data", "options"),
+    [
+        ("mmseg", "seg/upernet_van_b2.py", "ade", ["train_cfg.val_interval=2"]),
+        (
+            "mmdet",
+            "det/retinanet_van_b0_1x_coco.py",
+            "coco",
+            ["train_cfg.max_epochs=1", "val_cfg=None", "val_dataloader=None", "val_evaluator=None"],
+        ),
+    ],
+)
+def test_upstream_train_runs_our_config(codebase, config, data, options, run_process, demo_root, tmp_path):
+    """The config as it stands under the codebase's own tool; only length and weights differ."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / data).symlink_to(demo_root / data)
+    if codebase == "mmseg":
+        options = ["train_cfg.max_iters=2", *options]
+    tool = Path(importlib.import_module(codebase).__file__).parent / ".mim/tools/train.py"
+    done = run_process(
+        tool,
+        CONFIG_FOLDER / config,
+        "--work-dir",
+        tmp_path / "run",
+        "--cfg-options",
+        "model.backbone.init_cfg=None",
+        "train_dataloader.batch_size=2",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "default_hooks.logger.interval=1",
+        *options,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "loss:" in done.stdout and list((tmp_path / "run").glob("*.pth"))
+
+
+def refused(done, *words: str) -> None:
+    """The tool ended with one message that has these words, and no traceback."""
+    assert done.returncode not in (0, None), done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    message = done.stdout[done.stdout.index("error: ") :]
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_help_answers_without_importing_torch(tool):
+    code = (
+        "import runpy, sys; sys.argv = ['t', '--help']; sys.path.insert(0, 'tools')\n"
+        f"try: runpy.run_path('tools/{tool}.py', run_name='__main__')\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE)
+    assert "--demo" in done.stdout and "--launcher {none,pytorch,slurm,mpi}" in done.stdout
+
+
+def test_unknown_config(run_tool):
+    refused(run_tool("train", "seg/upernet_van_b9"), "no config 'seg/upernet_van_b9'", "seg/upernet_van_b2")
+
+
+def test_missing_data(run_tool, tmp_path):
+    done = run_tool("train", "seg/upernet_van_b2")
+    refused(done, "data/ade/ADEChallengeData2016/images/training", "(missing)", "--demo")
+    assert not (tmp_path / "work_dirs").exists()
+
+
+def test_unknown_arch(run_tool, demo_root):
+    done = run_tool(
+        "train",
+        "det/retinanet_van_b0_1x_coco",
+        "--demo",
+        "--demo-root",
+        demo_root,
+        "--cfg-options",
+        "model.backbone.arch=b9",
+    )
+    refused(done, "unknown VAN arch 'b9'", "b0, b1")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words"),
+    [
+        ("https://localhost:9/van.pth", ("can't be downloaded", "checkpoints/van.pth", "init_cfg=None")),
+        ("nowhere.pth", ("no checkpoint nowhere.pth",)),
+    ],
+)
+def test_pretrained_weights_out_of_reach(checkpoint, words, run_tool, demo_root):
+    done = run_tool(
+        "train",
+        "det/retinanet_van_b0_1x_coco",
+        "--demo",
+        "--demo-root",
+        demo_root,
+        "--cfg-options",
+        f"model.backbone.init_cfg.checkpoint={checkpoint}",
+        "model.backbone.init_cfg.type=Pretrained",
+    )
+    refused(done, *words)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A checkpoint of VAN-B1 under the detector's names, the same cut short, and one that runs code."""
+    from van_mm.models import VAN
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    weights = {f"backbone.{key}": value for key, value in VAN(arch="b1").state_dict().items()}
+    torch.save(dict(state_dict=weights), folder / "b1.pth")
+    (folder / "cut.pth").write_bytes((folder / "b1.pth").read_bytes()[:100000])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words"),
+    [
+        ("nowhere.pth", ("no checkpoint", "nowhere.pth")),
+        ("cut.pth", ("cut.pth (100000 bytes)", "cut short")),
+        (
+            "b1.pth",
+            (
+                "not of this config's model",
+                "missing from the checkpoint",
+                "of another shape",
+                "backbone.patch_embed1.proj.weight (64, 3, 7, 7) for (32, 3, 7, 7)",
+            ),
+        ),
+    ],
+)
+def test_bad_checkpoint(checkpoint, words, run_tool, checkpoints, demo_root):
+    done = run_tool(
+        "test", "det/retinanet_van_b0_1x_coco", checkpoints / checkpoint, "--demo", "--demo-root", demo_root
+    )
+    refused(done, *words)
+
+
+def test_flags_that_do_not_fit(run_tool, demo_root, checkpoints):
+    train = ("train", "seg/upernet_van_b2")
+    refused(run_tool(*train, "--demo-iters", 3), "--demo-iters goes with --demo")
+    refused(run_tool(*train, "--demo", "--demo-iters", 0, "--demo-root", demo_root), "at least 1")
+    if not torch.cuda.is_available():
+        refused(run_tool(*train, "--demo", "--amp", "--demo-root", demo_root), "--amp needs a GPU")
+    done = run_tool(
+        "test", "det/retinanet_van_b0_1x_coco", checkpoints / "b1.pth", "--demo", "--tta", "--demo-root", demo_root
+    )
+    refused(done, "no tta_model")
