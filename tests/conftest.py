@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
@@ -45,6 +46,8 @@ def run_tool(tmp_path, monkeypatch, capfd):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
         monkeypatch.syspath_prepend(str(path.parent))
+        for kind in (Visualizer, *Visualizer.__subclasses__()):  # mmengine's, one a process by name
+            kind._instance_dict.clear()
         message, code = "", 0
         try:
             runpy.run_path(str(path), run_name="__main__")

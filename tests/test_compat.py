@@ -35,7 +35,7 @@ class Call:
     "payload",
     [
         Call(os.system, "true"),
-        Call(getattr, os, "system"),
+        Call(getattr, pickle.Unpickler, "load"),
         Call(getattr, HistoryBuffer, "__init__"),
         Call(getattr, HistoryBuffer, "register_statistics"),
         Call(eval, "1"),

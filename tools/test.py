@@ -31,9 +31,10 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.config import ConfigDict
     from mmengine.fileio import dump
 
-    from van_mm.launch import UserError, build_runner, check_weights, load_config, prepare_data, read_checkpoint
+    from van_mm.launch import UserError, build_runner, check_whole, load_config, prepare_data
+    from van_mm.weights import read_checkpoint
 
-    read_checkpoint(args.checkpoint)
+    checkpoint = read_checkpoint(args.checkpoint)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
 
     prepare_data(cfg, args, ("test",))
     runner = build_runner(cfg)
-    check_weights(runner.model.module if args.tta else runner.model, args.checkpoint)
+    check_whole(runner.model.module if args.tta else runner.model, checkpoint, args.checkpoint)
     metrics = runner.test()
     if args.out and args.out.endswith(".json"):
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)

@@ -38,10 +38,11 @@ def main(args: argparse.Namespace) -> None:
         UserError,
         build_runner,
         check_pretrained,
-        check_weights,
+        check_whole,
         load_config,
         prepare_data,
     )
+    from van_mm.weights import read_checkpoint
 
     cfg = load_config(args)
     if args.amp:
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     check_pretrained(cfg)
     runner = build_runner(cfg)
     if resume_from:
-        check_weights(runner.model, resume_from)
+        check_whole(runner.model, read_checkpoint(resume_from), resume_from)
     runner.train()
 
 

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 
 from . import compat  # noqa: F401  lets torch load what mmengine saves
 from .models import VAN
+from .weights import load_van_weights
 
 __version__ = "0.1.0"
-__all__ = ["VAN", "__version__"]
+__all__ = ["VAN", "__version__", "load_van_weights"]
 
 
 def _register_plain_name() -> None:

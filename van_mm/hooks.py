@@ -6,9 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.visualization import Visualizer
 
+from .models import VAN
 from .registry import HOOKS
+from .weights import match_state_dict
 
 
 @HOOKS.register_module()
@@ -31,10 +34,9 @@ class PanelHook(Hook):
         self.out_dir.mkdir(parents=True, exist_ok=True)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        visualizer = Visualizer.get_current_instance()
         for i, sample in enumerate(outputs):
             image = cv2.imread(sample.img_path)
-            panels = [image, *self._draw(visualizer, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sample)]
+            panels = [image, *self._draw(runner.visualizer, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sample)]
             panels = [cv2.resize(panel, image.shape[1::-1]) for panel in panels]
             name = f"{batch_idx:05d}_{i}_{Path(sample.img_path).stem}.png"
             cv2.imwrite(str(self.out_dir / name), np.concatenate(panels, axis=1))
@@ -63,3 +65,18 @@ class PanelHook(Hook):
     def _threshold(self, visualizer: Visualizer) -> dict:
         codebase = type(visualizer).__module__.partition(".")[0]
         return {"mmdet": dict(pred_score_thr=self.score_thr), "mmpose": dict(kpt_thr=0.1)}.get(codebase, {})
+
+
+@HOOKS.register_module()
+class AnyVANWeightsHook(Hook):
+    """Let ``load_from`` and testing take VAN weights of any origin: names them as the runner's model does.
+
+    A resumed checkpoint is left alone. See :mod:`van_mm.weights`.
+    """
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if isinstance(model, BaseTTAModel):
+            model = model.module
+        if not runner._resume and isinstance(getattr(model, "backbone", None), VAN):
+            checkpoint["state_dict"] = match_state_dict(model, checkpoint)

@@ -8,13 +8,14 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from van_mm.demo import demo_config, dicts, make_demo_data
+from van_mm.models import VAN
+from van_mm.weights import WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -29,7 +30,7 @@ def user_errors() -> Iterator[None]:
     """End the program with one line on ``UserError``; ``VAN_MM_TRACEBACK=1`` shows where it came from."""
     try:
         yield
-    except UserError as error:
+    except (UserError, WeightsError) as error:
         if os.environ.get("VAN_MM_TRACEBACK"):
             traceback.print_exc()
         sys.exit(f"error: {error}")
@@ -82,6 +83,7 @@ def load_config(args: Namespace) -> Config:
     work_dir = Path("work_dirs", *(["demo"] if args.demo else []), Path(path).stem)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), ConfigDict(type="van_mm.AnyVANWeightsHook")]
     if args.demo:
         try:
             changes = demo_config(cfg, args.demo_root, args.demo_iters)
@@ -155,37 +157,6 @@ def build_runner(cfg: Config):
         raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
 
 
-def read_checkpoint(path: str) -> dict:
-    """The content of a checkpoint file, or of a URL, which is kept in torch hub's cache.
-
-    Raises:
-        UserError: If it is missing, out of reach, truncated, no checkpoint, or would run code on loading.
-    """
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    local = "://" not in path
-    if local and not os.path.isfile(path):
-        raise UserError(f"no checkpoint {path}; train one with tools/train.py, which writes to work_dirs/")
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
-    except (URLError, ConnectionError, TimeoutError) as error:
-        cached = Path(torch.hub.get_dir(), "checkpoints", path.rpartition("/")[2])
-        raise UserError(
-            f"{path} can't be downloaded ({error}). Download it elsewhere and put it at {cached}, or train without "
-            "it: --cfg-options model.backbone.init_cfg=None, or --demo"
-        ) from error
-    except Exception as error:
-        size = f" ({os.path.getsize(path)} bytes)" if local else ""
-        cause = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{path}{size} can't be read as a checkpoint; it may be cut short or no checkpoint at all: "
-            f"{type(error).__name__}: {cause}"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
-
-
 def check_pretrained(cfg: Config) -> None:
     """Fetch and read every checkpoint that the model is to start from.
 
@@ -198,25 +169,21 @@ def check_pretrained(cfg: Config) -> None:
             read_checkpoint(init_cfg["checkpoint"])
 
 
-def check_weights(model: nn.Module, path: str) -> None:
-    """See that a checkpoint is of this very model.
+def check_whole(model: nn.Module, checkpoint: dict, source: str) -> None:
+    """See that a checkpoint is of this very model, heads and all, as testing and resuming need it.
 
     Raises:
         UserError: If keys are missing, left over or of another shape; the message counts and names them.
     """
-    checkpoint = read_checkpoint(path)
-    weights = checkpoint.get("state_dict", checkpoint)
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
     own = model.state_dict()
-    problems = {
-        "missing from the checkpoint": [key for key in own if key not in weights],
-        "not in the model": [key for key in weights if key not in own],
-        "of another shape": [
-            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
-        ],
-    }
-    found = [f"{len(keys)} {what} (as {', '.join(keys[:3])})" for what, keys in problems.items() if keys]
-    if found:
-        raise UserError(f"{path} is not of this config's model: of {len(own)} keys, {'; '.join(found)}")
+    try:
+        weights = (
+            match_state_dict(model, checkpoint)
+            if isinstance(getattr(model, "backbone", None), VAN)
+            else (unwrap(checkpoint))
+        )
+    except WeightsError as error:
+        raise UserError(f"{source} is not of this config's model: {error}") from error
+    problems = mismatches(own, weights)
+    if problems:
+        raise UserError(f"{source} is not of this config's model: of {len(own)} keys, {'; '.join(problems)}")

@@ -17,3 +17,6 @@ model = dict(
     ),
     panoptic_head=dict(in_channels=[64, 128, 320, 512]),
 )
+
+# What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
+demo = dict(scale=0.125, batch_size=2, iters=160, lr=2e-4)

@@ -22,3 +22,6 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
+
+# What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
+demo = dict(iters=330)

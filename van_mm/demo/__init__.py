@@ -15,10 +15,10 @@ __all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data"]
 # short a run from random weights, and regions that two-stage detectors sample an image. A config's own
 # ``demo = dict(...)`` goes before these.
 DEMO_DEFAULTS = {
-    "mmpretrain": dict(scale=64 / 224, batch_size=32, iters=400, lr=1e-3),
-    "mmdet": dict(scale=0.16, batch_size=4, iters=400, lr=4e-4, rois=32),
-    "mmseg": dict(scale=0.125, batch_size=6, iters=200, lr=8e-4),
-    "mmpose": dict(scale=0.5, batch_size=16, iters=300, lr=1e-3),
+    "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=480, lr=1e-3),
+    "mmdet": dict(scale=0.12, batch_size=4, iters=600, lr=6e-4, rois=16),
+    "mmseg": dict(scale=0.125, batch_size=6, iters=180, lr=8e-4),
+    "mmpose": dict(scale=0.5, batch_size=8, iters=320, lr=1e-3),
 }
 WARMUP = 0.1  # share of the demo's steps in which the learning rate rises
 
@@ -126,6 +126,9 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
     total = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
     _shorten(cfg, total, iters)
     cfg.optim_wrapper.optimizer.lr = demo["lr"]
+    for name, options in cfg.optim_wrapper.get("paramwise_cfg", {}).get("custom_keys", {}).items():
+        if name == "backbone" and "lr_mult" in options:  # the slower rate is for pretrained weights
+            options.lr_mult = 1.0
     for node in cfg.get("custom_hooks", []):
         if node["type"] == "EMAHook":  # as many steps averaged, as a share of the run, would be none
             node["momentum"] = max(node.get("momentum", 0), min(0.5, 10 / iters))
@@ -134,7 +137,7 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
         f"data: generated, in {root}",
         f"image sizes: x {demo['scale']:.3g}",
         f"batch size: {demo['batch_size']}, no workers",
-        f"schedule: {iters} iterations, learning rate {demo['lr']:g}",
+        f"schedule: {iters} iterations, learning rate {demo['lr']:g}, the backbone's too",
         "weights: random (no pretrained checkpoint)",
     ]
 

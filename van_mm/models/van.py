@@ -63,12 +63,14 @@ class DilatedDWConv2d(nn.Conv2d):
         if not self.splits(x):
             return super().forward(x)
         n, c, h, w = x.shape
-        d, pad = self.dilation[0], self.kernel_size[0] // 2
+        d, reach = self.dilation[0], self.kernel_size[0] // 2
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, -w % d, 0, -h % d))
         rows, cols = x.shape[1] // d, x.shape[2] // d
         x = x.view(n, rows, d, cols, d, c).permute(0, 2, 4, 1, 3, 5)
         x = x.reshape(n * d * d, rows, cols, c).permute(0, 3, 1, 2)
-        x = F.conv2d(x, self.weight, self.bias, padding=pad, groups=c).permute(0, 2, 3, 1)
+        pad = min(reach, max(rows, cols) - 1)  # taps farther out meet only the zeros around the map
+        taps = slice(reach - pad, reach + pad + 1)
+        x = F.conv2d(x, self.weight[:, :, taps, taps], self.bias, padding=pad, groups=c).permute(0, 2, 3, 1)
         x = x.reshape(n, d, d, rows, cols, c).permute(0, 3, 1, 4, 2, 5)
         x = x.reshape(n, rows * d, cols * d, c)[:, :h, :w]
         return x.permute(0, 3, 1, 2)
@@ -252,8 +254,9 @@ class VAN(BaseModule):
         kernel_size (int): K of LKA (table 6). Defaults to 21.
         dilation (int): d of LKA (table 6). Defaults to 3.
         lka_cfg (dict, optional): Further arguments of :class:`LKA`, the switches of table 3.
-        init_cfg (dict, optional): Initialisation. Without one the official: convolutions normal with
-            std sqrt(2 / fan_out), linear layers truncated normal 0.02.
+        init_cfg (dict, optional): Initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a path, URL or
+            name of any published layout, see :mod:`van_mm.weights`. Without one the official: convolutions normal
+            with std sqrt(2 / fan_out), linear layers truncated normal 0.02.
 
     Raises:
         ValueError: On an unknown ``arch`` or an ``out_indices`` entry outside 0 to 3.
@@ -331,7 +334,13 @@ class VAN(BaseModule):
     def init_weights(self) -> None:
         """Initialise as the official release does, or as ``init_cfg`` says."""
         if self.init_cfg is not None:
-            super().init_weights()
+            if isinstance(self.init_cfg, dict) and self.init_cfg["type"] == "Pretrained":
+                from van_mm.weights import load_van_weights  # which needs this module
+
+                load_van_weights(self, self.init_cfg["checkpoint"])
+                self._is_init = True
+            else:
+                super().init_weights()
             return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
