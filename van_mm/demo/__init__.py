@@ -15,10 +15,10 @@ __all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data"]
 # short a run from random weights, and regions that two-stage detectors sample an image. A config's own
 # ``demo = dict(...)`` goes before these.
 DEMO_DEFAULTS = {
-    "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=480, lr=1e-3),
-    "mmdet": dict(scale=0.12, batch_size=4, iters=600, lr=6e-4, rois=16),
+    "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=440, lr=1e-3),
+    "mmdet": dict(scale=0.12, batch_size=4, iters=600, lr=1.5e-3, rois=16),
     "mmseg": dict(scale=0.125, batch_size=6, iters=180, lr=8e-4),
-    "mmpose": dict(scale=0.5, batch_size=8, iters=320, lr=1e-3),
+    "mmpose": dict(scale=0.5, batch_size=8, iters=260, lr=1e-3),
 }
 WARMUP = 0.1  # share of the demo's steps in which the learning rate rises
 
@@ -26,22 +26,10 @@ WARMUP = 0.1  # share of the demo's steps in which the learning rate rises
 SIZES = {"scale", "scales", "input_size", "heatmap_size", "img_scale"}
 CROPS = {"crop_size", "size", "stride"}  # kept at multiples of 32, which the paddings of batches count on
 SIZED = {
-    "Resize",
-    "RandomResize",
-    "RandomChoiceResize",
-    "ResizeEdge",
-    "ResizeShortestEdge",
-    "RandomCrop",
-    "RandomResizedCrop",
-    "CenterCrop",
-    "EfficientNetCenterCrop",
-    "TopdownAffine",
-    "MSRAHeatmap",
-    "UDPHeatmap",
-    "BatchFixedSizePad",
+    "Resize", "RandomResize", "RandomChoiceResize", "ResizeEdge", "ResizeShortestEdge", "RandomCrop",
+    "RandomResizedCrop", "CenterCrop", "TopdownAffine", "MSRAHeatmap", "UDPHeatmap", "BatchFixedSizePad",
     "SegDataPreProcessor",
-    "FixScaleResize",
-}
+}  # fmt: skip
 
 
 def dicts(node) -> Iterator[ConfigDict]:

@@ -20,18 +20,16 @@ from .draw import KEYPOINTS, backdrop, figure, noise, paint, scene, to_uint8
 SEED = 2202
 VERSION = 1  # raise it when the drawings or formats change: older folders are then made anew
 
-# ImageNet-1K classes that are drawn: synset id -> (label, shape, hue). Pairs share a shape or a colour.
+# ImageNet-1K classes that are drawn: synset id -> (label, shape, hue).
 IMAGENET = {
     "n02782093": (417, "disc", "red"),
     "n02799071": (429, "disc", "blue"),
-    "n03291819": (549, "square", "red"),
-    "n03445777": (574, "square", "yellow"),
+    "n03291819": (549, "square", "orange"),
+    "n03445777": (574, "square", "cyan"),
     "n03544143": (604, "triangle", "green"),
-    "n03888257": (701, "triangle", "purple"),
-    "n04254680": (805, "star", "yellow"),
-    "n04507155": (879, "star", "blue"),
-    "n06794110": (919, "cross", "green"),
-    "n07873807": (963, "cross", "cyan"),
+    "n04254680": (805, "star", "purple"),
+    "n04507155": (879, "star", "yellow"),
+    "n07873807": (963, "cross", "lime"),
 }
 
 # Object classes that are drawn for detection and for segmentation: name -> (shape, hue).
@@ -88,13 +86,13 @@ def _object_image(rng: np.random.Generator, shape: str, hue: str, size: int = 12
         x, y = rng.integers(0, size, 2)
         w, h = rng.integers(6, 16, 2)
         image[y : y + h, x : x + w] = rng.uniform(40, 210)
-    radius = size * rng.uniform(0.24, 0.36)
+    radius = size * rng.uniform(0.26, 0.4)
     paint(rng, image, shape, hue, size / 2 + rng.uniform(-0.1, 0.1, 2) * size, radius)
     return to_uint8(image)
 
 
 def write_imagenet(root: Path, train: int = 100, val: int = 20) -> None:
-    """ImageNet-1K's folders and meta files with ``train`` and ``val`` images for each of ten classes."""
+    """ImageNet-1K's folders and meta files with ``train`` and ``val`` images for each of eight classes."""
     (root / "meta").mkdir(parents=True)
     for split, (name, number) in enumerate((("train", train), ("val", val))):
         lines = []
@@ -184,7 +182,7 @@ def _write_coco_scenes(root: Path, name: str, split: int, number: int, height: i
     ids = {category["name"]: category["id"] for category in categories}
     images, instances, panoptic = [], [], []
     for i in _progress(range(1, number + 1), f"COCO {name}"):
-        image, things, grounds = scene(_rng(3, split, i), height, width, COCO_THINGS)
+        image, things, grounds = scene(_rng(3, split, i), height, width, COCO_THINGS, most=3)
         entry = _coco_image(i, height, width)
         _write_image(root / name / entry["file_name"], image)
         images.append(entry)

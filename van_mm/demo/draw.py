@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 SHAPES = ("disc", "square", "triangle", "star", "cross")
-HUES = {"red": 0, "yellow": 28, "green": 60, "cyan": 90, "blue": 120, "purple": 150}  # OpenCV's, 0 to 179
+# OpenCV's hues, 0 to 179.
+HUES = {"red": 0, "orange": 14, "yellow": 28, "lime": 44, "green": 60, "cyan": 90, "blue": 120, "purple": 150}
 
 # Ground textures by name: colour (BGR), strength of the blotches, and stripes across them or none.
 GROUNDS = {

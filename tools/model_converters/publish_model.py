@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Make a checkpoint ready to publish: only the weights, and the start of their hash at the end of the name.
+
+python tools/model_converters/publish_model.py work_dirs/upernet_van_b2/iter_160000.pth upernet_van_b2.pth
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("in_file", help="checkpoint of a run")
+    parser.add_argument("out_file", type=Path, help="NAME.pth or NAME.safetensors; becomes NAME-<8 of sha256>.<ending>")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from van_mm.weights import read_checkpoint, unwrap
+
+    checkpoint = read_checkpoint(args.in_file)
+    weights = {key: value.cpu().contiguous() for key, value in unwrap(checkpoint).items()}
+    args.out_file.parent.mkdir(parents=True, exist_ok=True)
+    draft = args.out_file.with_name(f".{args.out_file.name}.draft")
+    if args.out_file.suffix == ".safetensors":
+        save_file(weights, draft)
+    else:
+        torch.save(dict(meta=checkpoint.get("meta", {}), state_dict=weights), draft)
+    digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
+    published = args.out_file.with_name(f"{args.out_file.stem}-{digest}{args.out_file.suffix}")
+    draft.rename(published)
+    print(f"{published}: {len(weights)} tensors, {published.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    args = parse_args()
+
+    from van_mm.launch import user_errors
+
+    with user_errors():
+        main(args)
