@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -14,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from safetensors.torch import load_file, save_file
+from torch.torch_version import TorchVersion
 
 import van_mm
+from van_mm import weights
 from van_mm.models.van import ARCHS, VAN
 from van_mm.weights import (
     TABLE,
@@ -190,16 +194,17 @@ def test_another_class_count_is_left_out_with_one_warning(tmp_path, caplog):
     assert torch.equal(model.backbone.norm4.weight, source.backbone.norm4.weight)
 
 
-@pytest.mark.parametrize("theirs", ARCHS)
-@pytest.mark.parametrize("ours", ["b0", "b1", "b2"])
-def test_wrong_size_is_named(theirs, ours):
-    if theirs == ours:
-        return
+@pytest.fixture(scope="module")
+def every_size():
     with torch.device("meta"):
-        source, model = VAN(arch=theirs).state_dict(), VAN(arch=ours)
-    source = {key: torch.zeros(()).expand(value.shape) for key, value in source.items()}
+        return {name: VAN(arch=name) for name in ARCHS}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(a, b) for a in ARCHS for b in ARCHS if a != b])
+def test_wrong_size_is_named(theirs, ours, every_size):
+    source = {key: torch.zeros(()).expand(value.shape) for key, value in every_size[theirs].state_dict().items()}
     with pytest.raises(WeightsError, match=f"these are VAN-{theirs.upper()} weights, the model is VAN-{ours.upper()}"):
-        match_state_dict(model, source)
+        match_state_dict(every_size[ours], source)
 
 
 def test_missing_unexpected_and_nan_are_listed(tmp_path):
@@ -248,8 +253,6 @@ def test_names_and_cache(tmp_path, monkeypatch):
 
 
 def test_listing(capsys):
-    from van_mm import weights
-
     weights.main()
     out = capsys.readouterr().out
     assert "b2_in1k" in out and "ImageNet-22K" in out
@@ -294,8 +297,11 @@ EXECUTES = {
 }
 
 
+@pytest.mark.parametrize("torch_version", ["as it is", "2.1.0"])
 @pytest.mark.parametrize("payload", EXECUTES.values(), ids=EXECUTES)
-def test_code_never_runs(payload, tmp_path, monkeypatch):
+def test_code_never_runs(payload, torch_version, tmp_path, monkeypatch):
+    if torch_version != "as it is":
+        monkeypatch.setattr(torch, "__version__", TorchVersion(torch_version))
     monkeypatch.chdir(tmp_path)
     Path("evil.pth").write_bytes(_pickled(payload))
     before = set(sys.modules)
@@ -348,6 +354,24 @@ def test_a_tensor_or_list_is_no_checkpoint(tmp_path):
         load_van_weights(VAN(arch=SMALL), _saved(tmp_path, dict(epoch=3)))
     with pytest.raises(WeightsError, match="no checkpoint"):
         read_file(tmp_path / "nowhere.pth")
+
+
+def test_old_torch_reads_what_mmengine_writes_and_warns(tmp_path, monkeypatch):
+    hub = MessageHub.get_instance("weights-test")
+    hub.update_scalar("train/loss", np.float32(1.5))
+    scaler = torch.amp.GradScaler("cpu").state_dict()
+    content = dict(state_dict=OrderedDict(a=torch.ones(2, 2)), message_hub=hub.state_dict(), loss_scaler=scaler)
+    file = _saved(tmp_path, content)
+    assert read_file(file)["loss_scaler"] == scaler
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.1.0"))
+    weights._warn_of_old_torch.cache_clear()
+    with pytest.warns(UserWarning, match="CVE-2025-32434.*safetensors"):
+        loaded = read_file(file)
+    assert torch.equal(loaded["state_dict"]["a"], torch.ones(2, 2))
+    assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
+    with warnings.catch_warnings():  # once is enough
+        warnings.simplefilter("error")
+        read_file(file)
 
 
 def test_a_user_may_insist(tmp_path, monkeypatch):

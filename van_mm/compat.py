@@ -19,17 +19,18 @@ def _getattr(owner: type, name: str):
     return getattr(HistoryBuffer, name)
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Put the types of mmengine's checkpoints on torch's allow-list (nothing to do before torch 2.6)."""
-    if not hasattr(torch.serialization, "add_safe_globals"):
-        return
+def _allowed() -> dict[str, object]:
+    """Everything mmengine's checkpoints hold besides tensors: the name in the file, and what it stands for."""
     multiarray = (np.core if np.lib.NumpyVersion(np.__version__) < "2.0.0" else np._core).multiarray
+    allowed = {"builtins.getattr": _getattr}
+    for core in ("core", "_core"):  # numpy 2 moved the module; files name either place
+        allowed[f"numpy.{core}.multiarray._reconstruct"] = multiarray._reconstruct
+        allowed[f"numpy.{core}.multiarray.scalar"] = multiarray.scalar
     dtypes = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "?", "U1")}
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, *dtypes, (_getattr, "builtins.getattr")]
-    for name in ("_reconstruct", "scalar"):  # numpy 2 moved the module; files name either place
-        function = getattr(multiarray, name)
-        allowed += [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
-    torch.serialization.add_safe_globals(allowed)
+    types = {HistoryBuffer, np.ndarray, np.dtype, *dtypes}
+    return allowed | {f"{kind.__module__}.{kind.__qualname__}": kind for kind in types}
 
 
-allow_mmengine_checkpoints()
+ALLOWED = _allowed()
+if hasattr(torch.serialization, "add_safe_globals"):
+    torch.serialization.add_safe_globals([(value, name) for name, value in ALLOWED.items()])

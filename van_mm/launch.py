@@ -83,7 +83,8 @@ def load_config(args: Namespace) -> Config:
     work_dir = Path("work_dirs", *(["demo"] if args.demo else []), Path(path).stem)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), ConfigDict(type="van_mm.AnyVANWeightsHook")]
+    weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies them
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook]
     if args.demo:
         try:
             changes = demo_config(cfg, args.demo_root, args.demo_iters)

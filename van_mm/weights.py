@@ -15,6 +15,7 @@ import re
 import sys
 import warnings
 import zipfile
+from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 
@@ -23,6 +24,7 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from .compat import ALLOWED
 from .models.van import ARCHS, VAN
 
 TABLE = json.loads((Path(__file__).parent / "pretrained_weights.json").read_text())
@@ -62,9 +64,13 @@ def read_file(path: str | Path, map_location="cpu") -> dict:
             with zipfile.ZipFile(path) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise WeightsError(f"{path} is a compressed archive, not a checkpoint")
-        if not unsafe and torch.__version__ < "2.6":
+        if unsafe:
+            content = torch.load(path, map_location=map_location, weights_only=False)
+        elif torch.__version__ >= "2.6":
+            content = torch.load(path, map_location=map_location, weights_only=True)
+        else:
             _warn_of_old_torch()
-        content = torch.load(path, map_location=map_location, weights_only=not unsafe)
+            content = torch.load(path, map_location=map_location, pickle_module=_RestrictedPickle, weights_only=False)
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -86,10 +92,33 @@ def read_file(path: str | Path, map_location="cpu") -> dict:
     return content
 
 
+class _RestrictedPickle:
+    """The pickle module for torch before 2.6, whose ``weights_only`` has no allow-list that can be added to, or a
+    broken one: it knows the types of tensors and of mmengine's checkpoints, and no other."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str):
+            module = "builtins" if module == "__builtin__" else module  # its name in pickle's protocol 2
+            storage = module == "torch" and name.endswith("Storage")
+            if storage or f"{module}.{name}" in (
+                "collections.OrderedDict", "torch.Size", "torch.device", "torch._utils._rebuild_tensor_v2",
+                "torch._utils._rebuild_parameter", "_codecs.encode",
+            ):  # fmt: skip
+                return super().find_class(module, name)
+            if f"{module}.{name}" not in ALLOWED:
+                raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
+            return ALLOWED[f"{module}.{name}"]
+
+    @classmethod
+    def load(cls, file, **kwargs):
+        return cls.Unpickler(file, **kwargs).load()
+
+
+@cache
 def _warn_of_old_torch() -> None:
     warnings.warn(
-        f"torch {torch.__version__} can be made to run code by a crafted checkpoint even with weights_only=True "
-        "(CVE-2025-32434, fixed in 2.6). Load files of unknown origin as safetensors only.",
+        f"torch {torch.__version__} reads checkpoints less safely than 2.6 and newer (CVE-2025-32434), so van_mm's own "
+        "reader stands in. Prefer safetensors for files of unknown origin.",
         stacklevel=3,
     )
 

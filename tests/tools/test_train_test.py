@@ -12,6 +12,8 @@ import torch
 
 from tests.conftest import ROOT
 from van_mm.launch import CONFIGS as CONFIG_FOLDER
+from van_mm.models import VAN
+from van_mm.weights import read_checkpoint
 
 CONFIGS = [
     "cls/van_b2_in1k",
@@ -54,6 +56,37 @@ def test_train_then_test(config, run_tool, demo_root, tmp_path):
     assert tested and len(list((tmp_path / "p").glob("*.png"))) >= 3
     for key, value in tested.items():
         assert trained[key] == pytest.approx(value, nan_ok=True), key
+
+    done = run_tool("train", config, *demo, *options, "--demo-iters", 3, "--resume", "--no-validate")
+    assert done.returncode == 0, done.stdout
+    assert "iter: 2" in done.stdout and (tmp_path / "run/iter_3.pth").exists()
+
+
+def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
+    """A segmentor's checkpoint as a pose estimator's init_cfg, and an official classifier by load_from."""
+    demo = ("--demo", "--demo-root", demo_root, "--demo-iters", 1, "--no-validate", "--work-dir")
+    options = ("--cfg-options", "train_dataloader.batch_size=2", "optim_wrapper.optimizer.lr=0.0")
+    done = run_tool("train", "seg/upernet_van_b2", *demo, tmp_path / "seg", *options)
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "pose.py").write_text(
+        f"_base_ = {str(CONFIG_FOLDER / 'pose/simplebaseline_van_b2_coco_256x192.py')!r}\n"
+        f"model = dict(backbone=dict(init_cfg=dict(checkpoint={str(tmp_path / 'seg/iter_1.pth')!r})))\n"
+    )
+    done = run_tool("train", tmp_path / "pose.py", *demo, tmp_path / "pose", *options)
+    assert done.returncode == 0, done.stdout
+    official = VAN(arch="b2")
+    official.init_weights()
+    head = {"head.weight": torch.ones(1000, 512), "head.bias": torch.ones(1000)}
+    torch.save(dict(state_dict=official.state_dict() | head), tmp_path / "van_base_828.pth.tar")
+    load_from = f"load_from={tmp_path / 'van_base_828.pth.tar'}"
+    done = run_tool("train", "cls/van_b2_in1k", *demo, tmp_path / "cls", *options, load_from)
+    assert done.returncode == 0, done.stdout
+
+    seg, pose, cls = (read_checkpoint(tmp_path / name / "iter_1.pth") for name in ("seg", "pose", "cls"))
+    for key, value in official.named_parameters():
+        assert torch.equal(pose["state_dict"][f"backbone.{key}"], seg["state_dict"][f"backbone.{key}"])
+        torch.testing.assert_close(cls["state_dict"][f"backbone.{key}"], value)  # which are the averaged weights
+    assert torch.all(cls["state_dict"]["head.fc.weight"] == 1)
 
 
 def test_resume_on_a_finished_half(run_process, demo_root, tmp_path):
@@ -189,8 +222,6 @@ def test_pretrained_weights_out_of_reach(checkpoint, words, run_tool, demo_root,
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A checkpoint of VAN-B1 under the detector's names, the same cut short, and one that runs code."""
-    from van_mm.models import VAN
-
     folder = tmp_path_factory.mktemp("checkpoints")
     weights = {f"backbone.{key}": value for key, value in VAN(arch="b1").state_dict().items()}
     torch.save(dict(state_dict=weights), folder / "b1.pth")

@@ -101,8 +101,9 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
         seen.add(id(node))
         if node.get("type") == "RandomSampler":
             node.num = min(node.num, demo["rois"])
-        if isinstance(node.get("init_cfg"), dict) and node["init_cfg"].get("type") == "Pretrained":
-            node["init_cfg"] = None
+        init_cfg = node.get("init_cfg")
+        if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained" and "://" in init_cfg["checkpoint"]:
+            node["init_cfg"] = None  # nothing is downloaded; a file of the user's own is kept
     cfg.model.pop("pretrained", None)
     cfg.load_from = None
 
@@ -126,21 +127,26 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
         f"image sizes: x {demo['scale']:.3g}",
         f"batch size: {demo['batch_size']}, no workers",
         f"schedule: {iters} iterations, learning rate {demo['lr']:g}, the backbone's too",
-        "weights: random (no pretrained checkpoint)",
+        "weights: random (nothing is downloaded)",
     ]
 
 
 def _shorten(cfg: Config, total: int, iters: int) -> None:
     """Squeeze the schedule of ``total`` epochs or iterations into ``iters`` iterations."""
     cfg.train_cfg = ConfigDict(type="IterBasedTrainLoop", max_iters=iters, val_interval=iters)
-    warmup = max(1, round(WARMUP * iters))
+    warmup = round(WARMUP * iters)
     schedulers = cfg.get("param_scheduler", [])
-    cfg.param_scheduler = schedulers if isinstance(schedulers, list) else [schedulers]
-    for scheduler in cfg.param_scheduler:
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    cfg.param_scheduler = []
+    for scheduler in schedulers:
+        warms_up = scheduler.type == "LinearLR" and scheduler.get("begin", 0) == 0
+        if warms_up and not warmup:
+            continue
+        cfg.param_scheduler.append(scheduler)
         scheduler.by_epoch = False
         scheduler.pop("convert_to_iter_based", None)
         scheduler.pop("T_max", None)
-        if scheduler.type == "LinearLR" and scheduler.get("begin", 0) == 0:
+        if warms_up:
             scheduler.begin, scheduler.end = 0, warmup
             continue
         scheduler.begin = warmup if scheduler.get("begin", 0) else 0
