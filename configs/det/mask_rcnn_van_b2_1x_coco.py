@@ -24,4 +24,4 @@ model = dict(
 )
 
 # What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
-demo = dict(iters=200, lr=1e-3)
+demo = dict(iters=320)
