@@ -55,9 +55,8 @@ class PanelHook(Hook):
                     for key in ("gt_sem_seg", "gt_instances", "gt_panoptic_seg")
                 ):
                     continue
-                options = {} if hasattr(sample, "gt_sem_seg") else self._threshold(visualizer)
                 visualizer.add_datasample(
-                    "", image, sample, draw_gt=truth, draw_pred=not truth, out_file=file, **options
+                    "", image, sample, draw_gt=truth, draw_pred=not truth, out_file=file, **self._threshold(visualizer)
                 )
                 panels.append(cv2.imread(file))
             return panels
