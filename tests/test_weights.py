@@ -186,12 +186,15 @@ def _saved(folder: Path, content) -> Path:
     return folder / "saved.pth"
 
 
-def test_another_class_count_is_left_out_with_one_warning(tmp_path, caplog):
+def test_another_class_count_is_left_out_with_one_warning(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(weights, "print_log", lambda message, *args, **kwargs: said.append(message))
     source, model = randomise(classifier(classes=5)), classifier(classes=7)
     before = model.head.fc.weight.clone()
     load_van_weights(model, _saved(tmp_path, official(source)))
     assert torch.equal(model.head.fc.weight, before)
     assert torch.equal(model.backbone.norm4.weight, source.backbone.norm4.weight)
+    assert said == ["left out, for another number of classes: head.fc.weight, head.fc.bias"]
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +248,9 @@ def test_names_and_cache(tmp_path, monkeypatch):
     cached.parent.mkdir(exist_ok=True)
     torch.save(VAN(arch="b0").state_dict(), cached)
     with pytest.raises(WeightsError, match="hash"):  # the name ends in another file's hash
+        read_checkpoint("van_mm://b0_in1k")
+    cached.write_bytes(cached.read_bytes()[:-5_000_000])
+    with pytest.raises(WeightsError, match="its weights take 15"):
         read_checkpoint("van_mm://b0_in1k")
     monkeypatch.setitem(TABLE, "mine", dict(url="https://localhost/van_mine.pth"))
     torch.save(VAN(arch="b0").state_dict(), tmp_path / "checkpoints/van_mine.pth")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .compat import ALLOWED
 from .models.van import ARCHS, VAN
 
+# Name to arch, data set, classes, source, URL, and size_mb: what the tensors alone take, in 1e6 bytes.
 TABLE = json.loads((Path(__file__).parent / "pretrained_weights.json").read_text())
 SCHEME = "van_mm://"
 # Set to 1 by a user who trusts a file that is more than weights: it is then loaded as any pickle, and may do anything.
@@ -127,7 +128,7 @@ def fetch(url: str) -> Path:
     """Download a checkpoint into torch hub's cache, unless it is there, and check it.
 
     Raises:
-        WeightsError: If it is out of reach, or its hash is not the one in its name.
+        WeightsError: If it is out of reach, smaller than its tensors, or its hash is not the one in its name.
     """
     cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not cached.is_file():
@@ -139,6 +140,12 @@ def fetch(url: str) -> Path:
                 f"{url} can't be downloaded ({error}). Download it on another machine and put it at {cached}; to "
                 "train without it: --cfg-options model.backbone.init_cfg=None, or --demo"
             ) from error
+    smallest = next((row.get("size_mb", 0) for row in TABLE.values() if row["url"] == url), 0)
+    if cached.stat().st_size < 0.95e6 * smallest:
+        raise WeightsError(
+            f"{cached} has {cached.stat().st_size / 1e6:.1f} MB, its weights take {smallest}; delete it, and it is "
+            "downloaded anew"
+        )
     expected = re.search(r"-([0-9a-f]{8})\.\w+$", cached.name)
     if expected:
         with cached.open("rb") as file:
@@ -421,12 +428,12 @@ def huggingface_name(key: str) -> str:
 
 def main() -> None:
     """Print the table of named weights."""
-    print(f"{'name':<28}{'VAN':<5}{'trained on':<14}{'classes':<9}{'cached':<8}from")
+    print(f"{'name':<28}{'VAN':<5}{'trained on':<14}{'classes':<9}{'MB':<7}{'cached':<8}from")
     for name, row in TABLE.items():
         cached = Path(torch.hub.get_dir(), "checkpoints", row["url"].rpartition("/")[2]).is_file()
         print(
             f"{SCHEME + name:<28}{row['arch'].upper():<5}{row['pretrain']:<14}{row['classes'] or 'no head':<9}"
-            f"{'yes' if cached else 'no':<8}{row['source']}"
+            f"{row['size_mb']:<7}{'yes' if cached else 'no':<8}{row['source']}"
         )
 
 
