@@ -15,7 +15,7 @@ __all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data"]
 # short a run from random weights, and regions that two-stage detectors sample an image. A config's own
 # ``demo = dict(...)`` goes before these.
 DEMO_DEFAULTS = {
-    "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=400, lr=1e-3),
+    "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=320, lr=1e-3),
     "mmdet": dict(scale=0.12, batch_size=4, iters=600, lr=6e-4, rois=16),
     "mmseg": dict(scale=0.125, batch_size=6, iters=180, lr=8e-4),
     "mmpose": dict(scale=0.5, batch_size=8, iters=260, lr=1e-3),
