@@ -14,11 +14,7 @@ model = dict(
         arch="b0",
         drop_path_rate=0.1,
         norm_cfg=dict(type="SyncBN", requires_grad=True),
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://download.openmmlab.com/mmsegmentation/v0.5/van_3rdparty/"
-            "van-b0_3rdparty_20230522-956f5e0d.pth",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="van_mm://b0_in1k"),
     ),
     neck=dict(in_channels=[32, 64, 160, 256]),
 )

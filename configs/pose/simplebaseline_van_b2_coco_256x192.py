@@ -9,11 +9,7 @@ model = dict(
         arch="b2",
         out_indices=(3,),
         drop_path_rate=0.1,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://download.openmmlab.com/mmsegmentation/v0.5/van_3rdparty/"
-            "van-b2_3rdparty_20230522-636fac93.pth",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="van_mm://b2_in1k"),
     ),
     head=dict(in_channels=512),
 )
