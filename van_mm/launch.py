@@ -15,7 +15,7 @@ from torch import nn
 
 from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.models import VAN
-from van_mm.weights import WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
+from van_mm.weights import SCHEME, WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -167,7 +167,9 @@ def check_pretrained(cfg: Config) -> None:
     for node in dicts(cfg.model):
         init_cfg = node.get("init_cfg")
         if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
-            read_checkpoint(init_cfg["checkpoint"])
+            source = init_cfg["checkpoint"]
+            if "://" not in source or source.startswith(("http://", "https://", SCHEME)):
+                read_checkpoint(source)  # other schemes, as torchvision://, are mmengine's
 
 
 def check_whole(model: nn.Module, checkpoint: dict, source: str) -> None:
@@ -181,7 +183,7 @@ def check_whole(model: nn.Module, checkpoint: dict, source: str) -> None:
         weights = (
             match_state_dict(model, checkpoint)
             if isinstance(getattr(model, "backbone", None), VAN)
-            else (unwrap(checkpoint))
+            else unwrap(checkpoint)
         )
     except WeightsError as error:
         raise UserError(f"{source} is not of this config's model: {error}") from error

@@ -100,7 +100,7 @@ class _RestrictedPickle:
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str):
             module = "builtins" if module == "__builtin__" else module  # its name in pickle's protocol 2
-            storage = module == "torch" and name.endswith("Storage")
+            storage = module == "torch" and name.isidentifier() and name.endswith("Storage")
             if storage or f"{module}.{name}" in (
                 "collections.OrderedDict", "torch.Size", "torch.device", "torch._utils._rebuild_tensor_v2",
                 "torch._utils._rebuild_parameter", "_codecs.encode",

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from tests.conftest import ROOT
 from van_mm.launch import CONFIGS as CONFIG_FOLDER
+from van_mm.launch import check_pretrained
 from van_mm.models import VAN
 from van_mm.weights import read_checkpoint
 
@@ -217,6 +219,11 @@ def test_pretrained_weights_out_of_reach(checkpoint, words, run_tool, demo_root,
     (tmp_path / "data").symlink_to(demo_root)
     option = f"model.backbone.init_cfg.checkpoint={checkpoint}"
     refused(run_tool("train", "det/retinanet_van_b0_1x_coco", "--cfg-options", option), *words)
+
+
+def test_upstream_weights_are_left_to_mmengine():
+    init_cfg = dict(type="Pretrained", checkpoint="torchvision://resnet50")
+    check_pretrained(Config(dict(model=dict(backbone=dict(type="ResNet", init_cfg=init_cfg)))))
 
 
 @pytest.fixture(scope="module")

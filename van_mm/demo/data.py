@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from .draw import KEYPOINTS, backdrop, figure, noise, paint, scene, to_uint8
+from .draw import HUES, KEYPOINTS, SHAPES, backdrop, figure, noise, paint, scene, to_uint8
 
 SEED = 2202
 VERSION = 1  # raise it when the drawings or formats change: older folders are then made anew
@@ -106,8 +106,6 @@ def write_imagenet(root: Path, train: int = 100, val: int = 20) -> None:
 
 def write_cub(root: Path, train: int = 8, val: int = 2) -> None:
     """CUB-200-2011's folders and index files. Each class is a shape, a colour and a background tint of its own."""
-    from .draw import HUES, SHAPES
-
     looks = [(shape, hue, tint) for tint in range(7) for hue in HUES for shape in SHAPES][:200]
     index = {"images": [], "image_class_labels": [], "train_test_split": [], "classes": []}
     count = 0
