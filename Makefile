@@ -33,7 +33,7 @@ setup: $(UV)
 	    "10 to 15 minutes on two cores the first time on a machine, seconds after that"; fi
 	@if [ -e .venv ]; then mv .venv/.complete .venv/.syncing; fi
 	$(UV) sync
-	@if [ ! -e .venv/.syncing ]; then .venv/bin/python -m van_mm.check_env; fi
+	@if [ ! -e .venv/.syncing ]; then .venv/bin/python -m van_mm.ops; .venv/bin/python -m van_mm.check_env; fi
 	@rm -f .venv/.syncing && touch .venv/.complete
 
 .uv/bin/uv:

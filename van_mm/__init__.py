@@ -7,12 +7,13 @@ are installed; mmpretrain has a ``VAN`` of its own, which stays what it is.
 from importlib import import_module
 from importlib.util import find_spec
 
-from . import compat  # noqa: F401  lets torch load what mmengine saves
+from . import compat, ops  # noqa: F401  compat lets torch load what mmengine saves
+from .configs import get_config, list_configs
 from .models import VAN
 from .weights import load_van_weights
 
 __version__ = "0.1.0"
-__all__ = ["VAN", "__version__", "load_van_weights"]
+__all__ = ["VAN", "__version__", "get_config", "list_configs", "load_van_weights"]
 
 
 def _register_plain_name() -> None:
@@ -28,3 +29,4 @@ def _register_plain_name() -> None:
 
 
 _register_plain_name()
+ops.load()

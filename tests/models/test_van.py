@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from van_mm.models.van import ARCHS, LKA, VAN, DilatedDWConv2d
+from van_mm import ops
+from van_mm.models.van import ARCHS, LKA, VAN, DepthwiseConv2d
 
 # Table 5: parameters in millions and multiply-adds in 1e9 at 224 x 224, with the classifier.
 TABLE_5 = {
@@ -108,10 +109,12 @@ def test_equals_mmpretrain(arch):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 47), (9, 64)])
-@pytest.mark.parametrize(("kernel", "dilation"), [(7, 3), (5, 3), (4, 2), (4, 3), (7, 4), (3, 1)])
-def test_dilated_conv_equals_stock(height, width, kernel, dilation):
+@pytest.mark.parametrize(("kernel", "dilation"), [(7, 3), (5, 3), (4, 2), (4, 3), (7, 4), (3, 1), (5, 1)])
+def test_depthwise_conv_equals_stock(height, width, kernel, dilation, monkeypatch):
+    """The way without compiled kernels."""
+    monkeypatch.setattr(ops, "loaded", False)
     torch.manual_seed(0)
-    conv = DilatedDWConv2d(6, kernel, dilation)
+    conv = DepthwiseConv2d(6, kernel, dilation)
     x = torch.randn(2, 6, height, width)
     ours, theirs = conv(x), torch.nn.Conv2d.forward(conv, x)
     assert ours.shape == x.shape
@@ -124,6 +127,22 @@ def test_dilated_conv_equals_stock(height, width, kernel, dilation):
         for out in (conv(x), torch.nn.Conv2d.forward(conv, x))
     ]
     torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
+
+
+def test_ways_of_convolving(monkeypatch):
+    x = torch.zeros(1, 16, 4, 4)
+    conv, dilated, even = DepthwiseConv2d(16, 5), DepthwiseConv2d(16, 7, 3), DepthwiseConv2d(16, 4, 2)
+    monkeypatch.setattr(ops, "loaded", True)
+    assert [c.way(x) for c in (conv, dilated, even)] == ["kernel", "kernel", "torch"]
+    assert dilated.way(x.to("meta")) == "torch"
+    assert dilated.bfloat16().way(x.bfloat16()) == "split"
+    assert DepthwiseConv2d(6, 5).way(x[:, :6]) == "torch"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv.way(x) == "torch"
+    monkeypatch.setattr(ops, "loaded", False)
+    assert [c.way(x) for c in (conv, DepthwiseConv2d(16, 7, 3))] == ["torch", "split"]
+    monkeypatch.setattr(DepthwiseConv2d, "force", "split")
+    torch.testing.assert_close(conv(torch.ones(1, 16, 9, 9)), torch.nn.Conv2d.forward(conv, torch.ones(1, 16, 9, 9)))
 
 
 def test_lka_is_equation_2():

@@ -16,6 +16,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from van_mm import ops
 from van_mm.registry import MODELS
 
 # Table 5: widths, depths and feed-forward expansion ratios of the four stages.
@@ -31,37 +32,49 @@ ARCHS = {
 ALIASES = {"tiny": "b0", "small": "b1", "base": "b2", "large": "b3"}  # the official release's first names
 
 
-class DilatedDWConv2d(nn.Conv2d):
-    """Depth-wise convolution with dilation d that keeps the spatial size.
+class DepthwiseConv2d(nn.Conv2d):
+    """Depth-wise convolution with dilation d that keeps the spatial size, by the fastest of three ways.
 
-    Pixels whose rows and columns agree modulo d never meet those that do not, so the convolution is d x d
-    independent undilated ones. Where that is the faster way (see :meth:`splits`) they are gathered in the batch
-    dimension and run as one undilated convolution: the same products, summed in the same order.
+    ``'torch'`` is PyTorch's own. ``'kernel'`` is the one of :mod:`van_mm.ops`, where it has been compiled. ``'split'``:
+    pixels whose rows and columns agree modulo d never meet those that do not, so a dilated convolution is d x d
+    independent undilated ones; they are gathered in the batch dimension and run as one. The products are the same
+    in all three, and on most machines ``'split'`` sums them in the same order as ``'torch'``.
 
     Args:
         channels (int): C of the (N, C, H, W) input and output.
         kernel_size (int): Taps per axis.
-        dilation (int): Distance between taps.
+        dilation (int): Distance between taps. Defaults to 1.
+
+    Attributes:
+        force (str, optional): On the class or an instance, one of the three, to be taken in place of :meth:`way`'s
+            choice.
     """
 
-    def __init__(self, channels: int, kernel_size: int, dilation: int) -> None:
+    force: str | None = None
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
         reach = dilation * (kernel_size - 1)
         # 'same' pads unevenly; it is only asked for where no even padding keeps the size.
         padding = "same" if reach % 2 else reach // 2
         super().__init__(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
 
-    def splits(self, x: Tensor) -> bool:
-        """Whether to split: on the CPU, whose libraries have no fast dilated depth-wise kernel."""
-        return (
-            x.device.type == "cpu"
-            and self.dilation[0] > 1
-            and self.kernel_size[0] % 2 == 1
-            and not torch.onnx.is_in_onnx_export()
-        )
+    def way(self, x: Tensor) -> str:
+        """How to convolve ``x``: only the CPU's libraries are slow at this, and export wants the plain operator."""
+        if x.device.type != "cpu" or self.kernel_size[0] % 2 == 0 or torch.onnx.is_in_onnx_export():
+            return "torch"
+        single = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if single and self.in_channels % 16 == 0 and ops.loaded:
+            return "kernel"
+        return "split" if self.dilation[0] > 1 else "torch"
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.splits(x):
-            return super().forward(x)
+        way = self.force or self.way(x)
+        if way == "kernel":
+            return torch.ops.van_mm.dwconv(x, self.weight, self.bias, self.dilation[0])
+        return self.split(x) if way == "split" else super().forward(x)
+
+    def split(self, x: Tensor) -> Tensor:
+        """The convolution of ``x`` (N, C, H, W), channels last, as d x d undilated ones."""
         n, c, h, w = x.shape
         d, reach = self.dilation[0], self.kernel_size[0] // 2
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, -w % d, 0, -h % d))
@@ -121,9 +134,9 @@ class LKA(nn.Module):
             self.conv0 = nn.Conv2d(channels, channels, kernel_size, padding="same")
         else:
             if dw_conv:
-                self.conv0 = nn.Conv2d(channels, channels, local, padding=local // 2, groups=channels)
+                self.conv0 = DepthwiseConv2d(channels, local)
             if dw_d_conv:
-                self.conv_spatial = DilatedDWConv2d(channels, math.ceil(kernel_size / dilation), dilation)
+                self.conv_spatial = DepthwiseConv2d(channels, math.ceil(kernel_size / dilation), dilation)
             if pw_conv:
                 self.conv1 = nn.Conv2d(channels, channels, 1)
         self.gate = nn.Sigmoid() if sigmoid else nn.Identity()
@@ -158,7 +171,7 @@ class DWConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.dwconv = DepthwiseConv2d(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dwconv(x)

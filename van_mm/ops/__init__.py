@@ -1,0 +1,102 @@
+"""Kernels compiled for the machine at hand: depth-wise convolution on the CPU, with its gradients.
+
+``python -m van_mm.ops`` compiles them (15 seconds, needs g++); ``make`` does so by itself. They are kept in the user's
+cache under a key of source, torch, Python and processor, and found there the next time van_mm is imported. Without them
+everything works, on PyTorch's own convolutions.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).parent / "dwconv.cpp"
+loaded = False  # whether torch.ops.van_mm.dwconv can be called
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+
+
+def library() -> Path:
+    """Where the compiled kernels are, or would be."""
+    cpu = Path("/proc/cpuinfo")
+    features = (
+        next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "") if cpu.is_file() else ""
+    )
+    parts = (SOURCE.read_text(), torch.__version__, platform.python_version(), platform.platform(), features, *FLAGS)
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "van_mm" / f"dwconv-{key}.so"
+
+
+def build() -> Path:
+    """Compile the kernels, unless that was done.
+
+    Returns:
+        Path: The library.
+
+    Raises:
+        RuntimeError: If there is no compiler, or it fails; the message has its last words.
+    """
+    from torch.utils.cpp_extension import include_paths
+
+    target = library()
+    if target.is_file():
+        return target
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise RuntimeError("no C++ compiler: install g++, or set CXX")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lib = Path(torch.__file__).parent / "lib"
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # made aside and renamed: whole or absent
+        draft = Path(folder) / target.name
+        command = [compiler, *FLAGS, abi, *(f"-I{path}" for path in include_paths()), str(SOURCE), "-o", str(draft)]
+        done = subprocess.run([*command, f"-L{lib}", "-ltorch_cpu", "-lc10"], text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} failed on {SOURCE}:\n" + "\n".join(done.stderr.splitlines()[-10:]))
+        draft.replace(target)
+    return target
+
+
+def load() -> bool:
+    """Make ``torch.ops.van_mm.dwconv`` known if the kernels have been compiled and torch is 2.4 or newer, which can be
+    told of their gradients; whether they are there."""
+    global loaded
+    if not loaded and hasattr(torch.library, "register_autograd") and library().is_file():
+        torch.ops.load_library(str(library()))
+        register()
+        loaded = True
+    return loaded
+
+
+def register() -> None:
+    """Tell PyTorch the kernels' shapes and gradients, for autograd, ``torch.compile`` and export."""
+
+    @torch.library.register_fake("van_mm::dwconv")
+    def _(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+    @torch.library.register_fake("van_mm::dwconv_weight_grad")
+    def _(x: Tensor, grad: Tensor, kernel: int, dilation: int) -> Tensor:
+        return x.new_empty(x.shape[1], 1, kernel, kernel)
+
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, bias, ctx.dilation = inputs
+        ctx.save_for_backward(x, weight)
+
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        # The gradient of the input is the convolution of the output's with the kernel turned round.
+        grad_x = torch.ops.van_mm.dwconv(grad, weight.flip(2, 3), None, ctx.dilation) if need_x else None
+        grad_weight = None
+        if need_weight:
+            grad_weight = torch.ops.van_mm.dwconv_weight_grad(x, grad, weight.shape[2], ctx.dilation)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None
+
+    torch.library.register_autograd("van_mm::dwconv", backward, setup_context=setup_context)
