@@ -69,7 +69,7 @@ def test_other_codebases_hidden(config):
         import van_mm
         from mmengine.config import Config
         from mmengine.registry import init_default_scope, MODELS
-        from van_mm.launch import find_config
+        from van_mm.configs import find_config
         cfg = Config.fromfile(find_config("{config}"))
         init_default_scope("{codebase}")
         with torch.device("meta"):

@@ -13,11 +13,11 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from van_mm.configs import find_config
 from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.models import VAN
 from van_mm.weights import SCHEME, WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 
 
@@ -36,26 +36,6 @@ def user_errors() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-def find_config(name: str) -> str:
-    """The path of a config named by a path, by a path below ``configs/`` (``seg/upernet_van_b2``), or by an
-    upstream name (``mmdet::...``, passed on as it is).
-
-    Raises:
-        UserError: If there is none; the message lists the nearest names.
-    """
-    if "::" in name:
-        return name
-    for path in (Path(name), CONFIGS.parent / name, CONFIGS / name, CONFIGS / f"{name}.py"):
-        if path.is_file():
-            return str(path.resolve())
-    from difflib import get_close_matches
-
-    ours = {str(p.relative_to(CONFIGS).with_suffix("")): p for p in CONFIGS.glob("*/*.py")}
-    near = get_close_matches(Path(name).stem, [Path(key).name for key in ours], cutoff=0.4)
-    known = [key for key in ours if Path(key).name in near] or sorted(ours)
-    raise UserError(f"no config '{name}'. Did you mean {', '.join(known)}?")
-
-
 def load_config(args: Namespace) -> Config:
     """The config that the command line asks for: file, ``--demo``, ``--cfg-options``, launcher, work folder.
 
@@ -64,7 +44,10 @@ def load_config(args: Namespace) -> Config:
     """
     if "LOCAL_RANK" not in os.environ:
         os.environ["LOCAL_RANK"] = str(args.local_rank)
-    path = find_config(args.config)
+    try:
+        path = find_config(args.config)
+    except FileNotFoundError as error:
+        raise UserError(error) from error
     try:
         cfg = Config.fromfile(path)
     except Exception as error:

@@ -15,4 +15,4 @@ model = dict(
 )
 
 # What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
-demo = dict(scale=0.125, batch_size=2, iters=230, lr=3e-4)
+demo = dict(scale=0.125, batch_size=2, iters=380, lr=2e-4)

@@ -2,14 +2,13 @@
 
 _base_ = [
     "mmseg::_base_/models/upernet_r50.py",
-    "mmseg::_base_/datasets/ade20k.py",
+    "./_base_/ade20k.py",
     "mmseg::_base_/default_runtime.py",
     "mmseg::_base_/schedules/schedule_160k.py",
 ]
 
-crop_size = (512, 512)
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=dict(size=_base_.crop_size),
     pretrained=None,
     backbone=dict(
         _delete_=True,
@@ -23,17 +22,7 @@ model = dict(
     auxiliary_head=dict(in_channels=320, num_classes=150),
 )
 
-# The official test resizes to a multiple of 32.
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
-    dict(type="ResizeToMultiple", size_divisor=32),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="PackSegInputs"),
-]
 train_dataloader = dict(batch_size=2)
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
 
 optim_wrapper = dict(
     _delete_=True,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from van_mm.configs import CONFIGS, find_config
 from van_mm.demo import demo_config, make_demo_data
 from van_mm.demo.data import ADE_IDS, COCO_THINGS, IMAGENET, coco_categories
-from van_mm.launch import CONFIGS, find_config
 
 
 def test_class_names_are_the_data_sets():

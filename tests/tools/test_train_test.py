@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from tests.conftest import ROOT
-from van_mm.launch import CONFIGS as CONFIG_FOLDER
+from van_mm.configs import CONFIGS as CONFIG_FOLDER
 from van_mm.launch import check_pretrained
 from van_mm.models import VAN
 from van_mm.weights import read_checkpoint

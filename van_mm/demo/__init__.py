@@ -4,19 +4,20 @@
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
 from .data import WRITERS, make_demo_data
 
-__all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data"]
+__all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data", "rooted"]
 
 # By codebase: what image sizes are multiplied by, images a batch, optimiser steps, the learning rate that suits so
-# short a run from random weights, and regions that two-stage detectors sample an image. A config's own
+# short a run from random weights, and regions that second stages of detectors sample an image. A config's own
 # ``demo = dict(...)`` goes before these.
 DEMO_DEFAULTS = {
     "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=320, lr=1e-3),
-    "mmdet": dict(scale=0.12, batch_size=4, iters=600, lr=6e-4, rois=16),
+    "mmdet": dict(scale=0.12, batch_size=4, iters=450, lr=3e-4, rois=32),
     "mmseg": dict(scale=0.125, batch_size=6, iters=180, lr=8e-4),
     "mmpose": dict(scale=0.5, batch_size=8, iters=260, lr=1e-3),
 }
@@ -49,15 +50,15 @@ def _scaled(size, factor: float, unit: int = 1):
     return unit * max(1, round(size * factor / unit))
 
 
-def _rooted(node, root: str):
+def rooted(node, root: str):
     """``node`` with ``root`` in place of the leading ``data`` of every path in it."""
     if isinstance(node, str):
         return f"{root}/{node[5:]}" if node.startswith("data/") else node
     if isinstance(node, dict):
         for key, value in node.items():
-            node[key] = _rooted(value, root)
+            node[key] = rooted(value, root)
     elif isinstance(node, (list, tuple)):
-        return type(node)(_rooted(value, root) for value in node)
+        return type(node)(rooted(value, root) for value in node)
     return node
 
 
@@ -89,7 +90,7 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
 
     for name in ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator"):
         if cfg.get(name):
-            cfg[name] = _rooted(cfg[name], str(root).rstrip("/"))
+            cfg[name] = rooted(cfg[name], str(root).rstrip("/"))
     loaders = [cfg[name] for name in ("train_dataloader", "val_dataloader", "test_dataloader") if cfg.get(name)]
 
     seen = set()  # dataloaders can share one dict
@@ -99,10 +100,13 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
                 if node[key] is not None:
                     node[key] = _scaled(node[key], demo["scale"], 32 if key in CROPS else 1)
         seen.add(id(node))
-        if node.get("type") == "RandomSampler":
+        if node.get("type") == "RandomSampler" and node.add_gt_as_proposals:  # the first stage costs nothing
             node.num = min(node.num, demo["rois"])
+        if "oversample_ratio" in node:  # points at which mask losses are taken: so many for the area of the image
+            node.num_points = round(node.num_points * demo["scale"] ** 2)
         init_cfg = node.get("init_cfg")
-        if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained" and "://" in init_cfg["checkpoint"]:
+        pretrained = isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained"
+        if pretrained and not Path(init_cfg["checkpoint"]).is_file():
             node["init_cfg"] = None  # nothing is downloaded; a file of the user's own is kept
     cfg.model.pop("pretrained", None)
     cfg.load_from = None

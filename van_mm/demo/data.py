@@ -18,7 +18,7 @@ from rich.progress import track
 from .draw import HUES, KEYPOINTS, SHAPES, backdrop, figure, noise, paint, scene, to_uint8
 
 SEED = 2202
-VERSION = 1  # raise it when the drawings or formats change: older folders are then made anew
+VERSION = 2  # raise it when the drawings or formats change: older folders are then made anew
 
 # ImageNet-1K classes that are drawn: synset id -> (label, shape, hue).
 IMAGENET = {
@@ -180,7 +180,7 @@ def _write_coco_scenes(root: Path, name: str, split: int, number: int, height: i
     ids = {category["name"]: category["id"] for category in categories}
     images, instances, panoptic = [], [], []
     for i in _progress(range(1, number + 1), f"COCO {name}"):
-        image, things, grounds = scene(_rng(3, split, i), height, width, COCO_THINGS, most=3)
+        image, things, grounds = scene(_rng(3, split, i), height, width, COCO_THINGS, least=3, most=6)
         entry = _coco_image(i, height, width)
         _write_image(root / name / entry["file_name"], image)
         images.append(entry)
@@ -296,6 +296,7 @@ def _write_coco_people(root: Path, name: str, split: int, number: int, height: i
 # Which writer makes the data of which data set class.
 WRITERS: dict[str, Callable[..., None]] = {
     "ImageNet": write_imagenet,
+    "ImageNet21k": write_imagenet,
     "CUB": write_cub,
     "ADE20KDataset": write_ade,
     "CocoDataset": write_coco,

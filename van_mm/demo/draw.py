@@ -89,15 +89,16 @@ def paint(rng: np.random.Generator, image: np.ndarray, shape: str, hue: str, cen
 
 
 def scene(
-    rng: np.random.Generator, height: int, width: int, kinds: dict[str, tuple[str, str]], most: int = 5
+    rng: np.random.Generator, height: int, width: int, kinds: dict[str, tuple[str, str]], least: int = 1, most: int = 5
 ) -> tuple[np.ndarray, list[Thing], dict[str, np.ndarray]]:
-    """A ground with one to ``most`` things on it, later ones over earlier ones.
+    """A ground with ``least`` to ``most`` things on it, later ones over earlier ones.
 
     Args:
         rng (np.random.Generator): Decides everything.
         height (int): Pixels.
         width (int): Pixels.
         kinds (dict): Class name to (shape, hue).
+        least (int): Smallest number of things tried; one that would hide another is left out. Defaults to 1.
         most (int): Largest number of things. Defaults to 5.
 
     Returns:
@@ -105,7 +106,7 @@ def scene(
     """
     image, grounds = backdrop(rng, height, width)
     things: list[Thing] = []
-    for _ in range(rng.integers(1, most + 1)):
+    for _ in range(rng.integers(least, most + 1)):
         name = str(rng.choice(list(kinds)))
         radius = min(height, width) * rng.uniform(0.13, 0.26)
         center = rng.uniform((radius, radius), (width - radius, height - radius))

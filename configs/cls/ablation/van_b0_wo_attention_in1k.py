@@ -1,0 +1,5 @@
+"""VAN-B0 without attention: the map is not multiplied with the input (fig. 3b) (table 3: 74.3 top-1)."""
+
+_base_ = "../van_b0_in1k.py"
+
+model = dict(backbone=dict(lka_cfg=dict(fusion="none")))

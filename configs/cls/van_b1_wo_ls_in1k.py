@@ -1,0 +1,5 @@
+"""VAN-B1 without LayerScale on ImageNet-1K (table 7: 81.0 top-1)."""
+
+_base_ = "./van_b1_in1k.py"
+
+model = dict(backbone=dict(layer_scale_init_value=0.0))

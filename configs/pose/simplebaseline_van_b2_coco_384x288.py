@@ -1,0 +1,18 @@
+"""SimpleBaseline with VAN-B2 on COCO keypoints, 384x288, 210 epochs, batch 8 x 64 (section 4.5, table 15: 76.7 AP)."""
+
+_base_ = "mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-384x288.py"
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="van_mm.VAN",
+        arch="b2",
+        out_indices=(3,),
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="van_mm://b2_in1k"),
+    ),
+    head=dict(in_channels=512),
+)
+
+# What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
+demo = dict(scale=1 / 3)

@@ -1,0 +1,53 @@
+"""What `pip install .` leaves: the package with its data, and configs, tools and model-index below ``.mim``."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from van_mm import list_configs
+
+from .conftest import ROOT
+
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+LOOK = """
+import van_mm
+from van_mm.paper import load_paper
+print(van_mm.__file__)
+cfg = van_mm.get_config("seg/upernet_van_b2")
+print(len(van_mm.list_configs()), cfg.model.backbone.type, len(load_paper()["tables"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with what the wheel holds, built from a copy of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    others = ".*", "data", "work_dirs", "build", "dist", "*.egg-info", "__pycache__"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*others))
+    subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=source, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_contents(installed):
+    mim = installed / "van_mm/.mim"
+    assert {f"configs/{name}.py" for name in list_configs()} <= {str(p.relative_to(mim)) for p in mim.rglob("*.py")}
+    for file in ("model-index.yml", "configs/seg/metafile.yml", "tools/train.py", "tools/dist_train.sh"):
+        assert (mim / file).is_file()
+    for file in ("pretrained_weights.json", "paper/paper.yml", "demo/coco_categories.json", "ops/dwconv.cpp"):
+        assert (installed / "van_mm" / file).is_file()
+    assert not (installed / "tests").exists()
+
+
+def test_configs_are_found_without_a_checkout(installed, tmp_path):
+    command = [sys.executable, "-c", LOOK]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(installed)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    file, counts = done.stdout.split("\n")[:2]
+    assert file.startswith(str(installed)) and counts == f"{len(list_configs())} van_mm.VAN 16"

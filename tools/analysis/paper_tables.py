@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""The paper's tables, each figure beside what is counted or measured here.
+
+python tools/analysis/paper_tables.py                    # all of them
+python tools/analysis/paper_tables.py --table 12 13 --markdown tables.md --json tables.json
+
+Parameters and FLOPs (multiply-adds of convolutions and matrix products) are counted on the model that the row's config
+builds, at the paper's image size; no arithmetic is done and no weights are needed. A metric is shown where
+work_dirs/<config>/ has a run. Exit code 1 if a counted figure disagrees with a printed one, unless
+van_mm/paper/paper.yml says why it has to.
+"""
+
+import argparse
+import json
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+COUNTED = ("params", "flops")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=int, nargs="+", metavar="N", help="which tables (default: all)")
+    parser.add_argument("--work-dirs", default="work_dirs", metavar="DIR", help="where runs are (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument(
+        "--update-docs",
+        action="store_true",
+        help="rewrite the checkout's files that repeat the paper's figures, and stop",
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
+    return parser.parse_args()
+
+
+def update_docs() -> int:
+    from van_mm.configs import CONFIGS
+    from van_mm.paper.docs import render
+
+    for name, text in render().items():
+        (CONFIGS.parent / name).write_text(text)
+        print(f"wrote {name}")
+    return 0
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.update_docs:
+        return update_docs()
+    from rich.console import Console
+    from rich.progress import track
+
+    from van_mm.launch import UserError
+    from van_mm.paper import check_row, lka_parameters, load_paper, markdown
+
+    tables = load_paper()["tables"]
+    unknown = set(args.table or ()) - set(tables)
+    if unknown:
+        raise UserError(f"the paper has no table {sorted(unknown)} of results; choose from {sorted(tables)}")
+    chosen = {number: tables[number] for number in args.table or tables}
+    rows = [(number, row) for number, table in chosen.items() for row in table["rows"]]
+    checks = {number: [] for number in chosen}
+    for number, row in track(rows, "counting", console=Console(stderr=True)):
+        checks[number].append(check_row(chosen[number], row, args.work_dirs))
+
+    texts, wrong = [], []
+    for number, table in chosen.items():
+        texts.append(markdown(number, table, checks[number]))
+        for row, check in zip(table["rows"], checks[number], strict=True):
+            wrong += [
+                f"table {number}, {row['row']}: {column}"
+                for column in check["wrong"]
+                if column not in row.get("known", {})
+            ]
+        if "best_dilation" in table:
+            best = min(range(1, table["kernel_size"] + 1), key=lambda d: lka_parameters(64, table["kernel_size"], d))
+            if best != table["best_dilation"]:
+                wrong.append(f"equation 3: P is smallest at d = {best}, not {table['best_dilation']}")
+    text = "\n\n".join(texts)
+    print(text)
+    if args.markdown:
+        Path(args.markdown).write_text(text + "\n")
+    if args.json:
+        content = {
+            str(number): [
+                dict(
+                    row=row["row"],
+                    config=row.get("config"),
+                    paper={k: float(v) for k, v in row.items() if isinstance(v, (int, Decimal))},
+                    **check,
+                )
+                for row, check in zip(table["rows"], checks[number], strict=True)
+            ]
+            for number, table in chosen.items()
+        }
+        Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
+    if wrong:
+        print("\nDisagree with the paper:\n  " + "\n  ".join(wrong), file=sys.stderr)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    args = parse_args()
+
+    from van_mm.launch import user_errors
+
+    with user_errors():
+        sys.exit(main(args))

@@ -1,0 +1,5 @@
+"""What the scripts of ``tools/analysis`` compute."""
+
+from .complexity import complexity
+
+__all__ = ["complexity"]
