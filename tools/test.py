@@ -22,6 +22,7 @@ def parse_args() -> argparse.Namespace:
         "the predicted label maps as PNG",
     )
     parser.add_argument("--show-dir", metavar="DIR", help="save pictures: image, ground truth, prediction")
+    parser.add_argument("--fold", action="store_true", help="fold BatchNorm and LayerScale into convolutions; faster")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, where the config has it")
     add_common_arguments(parser)
     return parser.parse_args()
@@ -36,6 +37,8 @@ def main(args: argparse.Namespace) -> None:
 
     checkpoint = read_checkpoint(args.checkpoint)
     cfg = load_config(args)
+    if not cfg.test_dataloader:
+        raise UserError(f"{args.config} only trains: its data set has nothing to test on")
     cfg.load_from = args.checkpoint
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if args.out and args.out.endswith((".pkl", ".pickle")):
@@ -50,6 +53,8 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"--tta: {args.config} has no tta_model and tta_pipeline")
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    if args.fold:
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="van_mm.FoldHook")]
     if args.show_dir:
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="van_mm.PanelHook", out_dir=args.show_dir)]
 

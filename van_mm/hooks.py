@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.visualization import Visualizer
 
-from .models import VAN
+from .models import VAN, fold
 from .registry import HOOKS
 from .weights import match_state_dict
 
@@ -79,3 +79,12 @@ class AnyVANWeightsHook(Hook):
             model = model.module
         if not runner._resume and isinstance(getattr(model, "backbone", None), VAN):
             checkpoint["state_dict"] = match_state_dict(model, checkpoint)
+
+
+@HOOKS.register_module()
+class FoldHook(Hook):
+    """Before testing, :func:`van_mm.fold` the loaded model."""
+
+    def before_test(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        fold(model.eval())

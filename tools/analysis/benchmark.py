@@ -1,0 +1,218 @@
+#!/usr/bin/env python
+"""Throughput, latency, training step and memory of backbones, each in turn with a reference in the same process.
+
+python tools/analysis/benchmark.py                                              # B0 and B2 against mmpretrain's VAN
+python tools/analysis/benchmark.py --backbones b2 --cases 512x1 --mode train
+python tools/analysis/benchmark.py --configs seg/upernet_van_b2 --cases 512x1   # whole models, backbone swapped
+python tools/analysis/benchmark.py --backbones b0 b1 b2 b3 b4 swin-t swin-s swin-b --cases 224x8   # table 4
+
+VAN is folded for inference (van_mm.fold). The reference is mmpretrain's VAN of the same size as it is shipped, with the
+same weights, in fp32; with --configs it is the same config on that backbone. A ratio is the median over the rounds of
+the reference's time by ours, followed by its quartiles.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+
+OTHERS = {
+    "swin-t": dict(type="mmpretrain.SwinTransformer", arch="tiny"),
+    "swin-s": dict(type="mmpretrain.SwinTransformer", arch="small"),
+    "swin-b": dict(type="mmpretrain.SwinTransformer", arch="base"),
+    "convnext-t": dict(type="mmpretrain.ConvNeXt", arch="tiny"),
+    "convnext-s": dict(type="mmpretrain.ConvNeXt", arch="small"),
+    "convnext-b": dict(type="mmpretrain.ConvNeXt", arch="base"),
+}
+SIZES = [f"b{i}" for i in range(7)]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--backbones", nargs="+", choices=[*SIZES, *OTHERS], default=["b0", "b2"], metavar="NAME",
+                      help=f"of {', '.join([*SIZES, *OTHERS])} (default: b0 b2)")  # fmt: skip
+    what.add_argument("--configs", nargs="+", help="whole experiments instead of backbones, inference only")
+    parser.add_argument("--cases", nargs="+", default=["224x1", "224x8", "512x1"], metavar="SIZExBATCH",
+                        help="image side, or HEIGHTxWIDTH, and batch: 512x1, 256x192x1 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--mode", choices=["infer", "train"], default="infer")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="ours; the reference stays fp32")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
+    parser.add_argument("--no-fold", action="store_true", help="leave ours unfolded for inference")
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--plot", metavar="FILE", help="write a PNG: images/s of each backbone and case")
+    return parser.parse_args()
+
+
+def case(text: str) -> tuple[int, int, int]:
+    """Height, width and batch of ``512x1`` or ``256x192x1``."""
+    from van_mm.launch import UserError
+
+    try:
+        *size, batch = map(int, text.split("x"))
+        height, width = size * 2 if len(size) == 1 else size
+    except ValueError as error:
+        raise UserError(f"--cases {text}: give SIDExBATCH or HEIGHTxWIDTHxBATCH, such as 512x1") from error
+    return height, width, batch
+
+
+def reference_of(van, arch: str):
+    """mmpretrain's VAN as it is shipped, but for LayerNorm's eps, with the weights of ``van``."""
+    from mmpretrain.models import VAN as Reference
+
+    from van_mm.models.van import get_arch
+    from van_mm.weights import mmpretrain_name
+
+    dims = get_arch(arch)
+    dims = dict(embed_dims=dims["embed_dims"], depths=dims["depths"], ffn_ratios=dims["mlp_ratios"])
+    reference = Reference(arch=dims, out_indices=van.out_indices, norm_cfg=dict(type="LN", eps=1e-6))
+    reference.load_state_dict({mmpretrain_name(key): value for key, value in van.state_dict().items()})
+    return reference
+
+
+def backbones(name: str) -> tuple:
+    """A backbone, and the reference: of its size with its weights, or of B2's for another network."""
+    import torch
+    from mmengine.registry import MODELS
+
+    from van_mm import VAN
+
+    torch.manual_seed(0)
+    size = name if name in SIZES else "b2"
+    van = VAN(size)
+    van.init_weights()
+    reference = reference_of(van, size)
+    return (van if name in SIZES else MODELS.build(OTHERS[name] | dict(out_indices=(0, 1, 2, 3)))), reference
+
+
+def whole_models(name: str) -> tuple:
+    """A config's model, and the same one on the reference backbone."""
+    import torch
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+
+    from van_mm import get_config
+
+    cfg = get_config(name)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None
+    torch.manual_seed(0)
+    ours = revert_sync_batchnorm(MODELS.build(cfg.model))
+    ours.backbone.init_weights()
+    theirs = copy.deepcopy(ours)
+    theirs.backbone = reference_of(ours.backbone, cfg.model.backbone.arch)
+    return ours, theirs
+
+
+def measure(name: str, text: str, args: argparse.Namespace) -> dict:
+    """One row: a model on one case, in turn with its reference."""
+    import torch
+
+    from van_mm import fold
+    from van_mm.analysis.speed import Whole, alternate, inference, kept_bytes, ratio, training
+
+    height, width, batch = case(text)
+    ours, theirs = (whole_models if args.configs else backbones)(name)
+    images = torch.randn(batch, 3, height, width, device=args.device)
+    ours, theirs = ours.to(args.device), theirs.to(args.device)
+    row = dict(model=name, case=text, mode=args.mode, dtype=args.dtype)
+    dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
+    if args.mode == "train":
+        row["kept_mb"], row["reference_kept_mb"] = kept_bytes(ours, images) / 2**20, kept_bytes(theirs, images) / 2**20
+        functions = dict(ours=training(ours, images, dtype), reference=training(theirs, images, torch.float32))
+    else:
+        ours.eval()
+        if not args.no_fold:
+            fold(ours)
+        if args.configs:
+            ours, theirs = Whole(ours), Whole(theirs)
+        if args.compile:
+            ours = torch.compile(ours)
+        functions = dict(ours=inference(ours, images, dtype), reference=inference(theirs, images, torch.float32))
+    times = alternate(functions, args.rounds)
+    seconds = {key: statistics.median(values) for key, values in times.items()}
+    faster, low, high = ratio(times["reference"], times["ours"])
+    row |= dict(seconds=seconds["ours"], reference_seconds=seconds["reference"], images_per_s=batch / seconds["ours"])
+    return row | dict(ratio=faster, ratio_low=low, ratio_high=high)
+
+
+def plot(rows: list[dict], file: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    labels = [f"{row['model']} {row['case']}" for row in rows]
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(rows) + 1.5), layout="constrained")
+    places = range(len(rows))
+    batches = [row["images_per_s"] * row["seconds"] for row in rows]
+    axes.barh([i - 0.2 for i in places], [row["images_per_s"] for row in rows], 0.4, label="ours", color="#0072b2")
+    reference = [n / row["reference_seconds"] for n, row in zip(batches, rows, strict=True)]
+    axes.barh([i + 0.2 for i in places], reference, 0.4, label="reference", color="#e69f00")
+    axes.set(
+        yticks=list(places), yticklabels=labels, xlabel="images / s", title=f"{rows[0]['mode']}, {rows[0]['dtype']}"
+    )
+    axes.invert_yaxis()
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
+def main(args: argparse.Namespace) -> None:
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from van_mm import ops
+    from van_mm.configs import find_config
+    from van_mm.launch import UserError
+
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no GPU is visible")
+    if args.configs and args.mode == "train":
+        raise UserError("--configs measures inference; leave --mode train out, or give --backbones")
+    for name in args.configs or ():
+        try:
+            find_config(name)
+        except FileNotFoundError as error:
+            raise UserError(error) from error
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    work = [(name, text) for name in args.configs or args.backbones for text in args.cases]
+    for _, text in work:
+        case(text)
+    machine = dict(
+        device=torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or platform.machine(),
+        threads=torch.get_num_threads(), torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability(),
+        kernels=ops.loaded,
+    )  # fmt: skip
+    print(
+        ", ".join(f"{key} {value}" for key, value in machine.items()) + "; the reference runs in fp32, channels first"
+    )
+    rows = [measure(name, text, args) for name, text in track(work, "measuring", console=Console(stderr=True))]
+    for row in rows:
+        line = f"{row['model']:<40} {row['case']:>9} {row['mode']} {row['dtype']} {row['images_per_s']:8.2f} images/s "
+        line += f"{row['ratio']:5.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        if "kept_mb" in row:
+            line += (
+                f"  keeps {row['kept_mb']:.0f} MB, {row['kept_mb'] / row['reference_kept_mb']:.2f} of the reference's"
+            )
+        print(line)
+    print(f"geometric mean of the ratios: {statistics.geometric_mean(row['ratio'] for row in rows):.2f}")
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(dict(machine=machine, rows=rows), file, indent=1)
+    if args.plot:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    args = parse_args()
+
+    from van_mm.launch import user_errors
+
+    with user_errors():
+        main(args)

@@ -1,0 +1,85 @@
+"""Folding: what a trained model need not compute at inference goes into the weights of its convolutions."""
+
+import torch
+from mmcv.cnn.utils import fuse_conv_bn
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor, nn
+
+from .van import VAN, Block
+
+
+class FoldedBlock(nn.Module):
+    """A :class:`~van_mm.models.van.Block` whose norms and LayerScale are part of its convolutions.
+
+    BatchNorm before a 1x1 convolution is ``s x + t`` by channel, which the convolution can do itself. The shortcut
+    inside of the attention branch, which starts behind the norm, becomes ``s x`` too, and with LayerScale g the branch
+    and both of its shortcuts are ``(1 + g s) x + g (proj_2(...) + t)``: one multiply-add for each element.
+
+    Args:
+        block (Block): In eval mode, with BatchNorm; its convolutions are taken over, not copied.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.attn, self.mlp = block.attn, block.mlp
+        ones = torch.ones_like(block.norm1.weight)
+        gamma_1 = ones if block.layer_scale_1 is None else block.layer_scale_1
+        gamma_2 = ones if block.layer_scale_2 is None else block.layer_scale_2
+        slope, shift = affine(block.norm1)
+        absorb_input(self.attn.proj_1, slope, shift)
+        absorb_output(self.attn.proj_2, gamma_1, shift)
+        absorb_input(self.mlp.fc1, *affine(block.norm2))
+        absorb_output(self.mlp.fc2, gamma_2)
+        self.register_buffer("shortcut", (1 + gamma_1 * slope).detach().float().view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        attn = self.attn
+        x = torch.addcmul(attn.proj_2(attn.spatial_gating_unit(attn.activation(attn.proj_1(x)))), x, self.shortcut)
+        return x + self.mlp(x)
+
+
+def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The (C,) factors and summands that a BatchNorm in eval mode is, in double precision."""
+    slope = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return slope, norm.bias.double() - norm.running_mean.double() * slope
+
+
+@torch.no_grad()
+def absorb_input(conv: nn.Conv2d, slope: Tensor, shift: Tensor) -> None:
+    """Let a 1x1 convolution take ``x`` for ``slope x + shift``."""
+    weight = conv.weight.double()
+    conv.bias.copy_(conv.bias + (weight * shift.view(1, -1, 1, 1)).sum((1, 2, 3)))
+    conv.weight.copy_(weight * slope.view(1, -1, 1, 1))
+
+
+@torch.no_grad()
+def absorb_output(conv: nn.Conv2d, gamma: Tensor, shift: Tensor | float = 0.0) -> None:
+    """Let a convolution give ``gamma (y + shift)`` for ``y``."""
+    conv.bias.copy_(gamma.double() * (conv.bias + shift))
+    conv.weight.copy_(gamma.double().view(-1, 1, 1, 1) * conv.weight)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Turn a trained model into its inference form, in place; the same numbers come out, up to rounding.
+
+    Every :class:`~van_mm.VAN` in it loses all BatchNorm and LayerScale; a convolution of another part that is followed
+    by a BatchNorm takes that in, as mmcv's ``fuse_conv_bn`` does it. Checkpoints of the model no longer load into it.
+
+    Args:
+        model (nn.Module): Any model of any codebase, or a bare VAN, in eval mode.
+
+    Returns:
+        nn.Module: The model.
+
+    Raises:
+        ValueError: If the model is in training mode, where BatchNorm is no fixed factor.
+    """
+    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+        raise ValueError("fold needs a trained model in eval mode; call model.eval() first")
+    for van in [module for module in model.modules() if isinstance(module, VAN)]:
+        for patch_embed, blocks, _ in van._stages():
+            fuse_conv_bn(patch_embed)
+            for i, block in enumerate(blocks):
+                if isinstance(block, Block) and isinstance(block.norm1, _BatchNorm):
+                    blocks[i] = FoldedBlock(block)
+    return fuse_conv_bn(model)
