@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
                       help=f"of {', '.join([*SIZES, *OTHERS])} (default: b0 b2)")  # fmt: skip
     what.add_argument("--configs", nargs="+", help="whole experiments instead of backbones, inference only")
     parser.add_argument("--cases", nargs="+", default=["224x1", "224x8", "512x1"], metavar="SIZExBATCH",
-                        help="image side, or HEIGHTxWIDTH, and batch: 512x1, 256x192x1 (default: %(default)s)")  # fmt: skip
+                        help="image side, or HEIGHTxWIDTH, and batch (default: 224x1 224x8 512x1)")  # fmt: skip
     parser.add_argument("--mode", choices=["infer", "train"], default="infer")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="ours; the reference stays fp32")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
@@ -185,7 +185,7 @@ def main(args: argparse.Namespace) -> None:
     for _, text in work:
         case(text)
     machine = dict(
-        device=torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or platform.machine(),
+        device=torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine(),
         threads=torch.get_num_threads(), torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability(),
         kernels=ops.loaded,
     )  # fmt: skip
