@@ -12,6 +12,8 @@ from mmengine.visualization import Visualizer
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
     "ImageNet": ("imagenet", dict(train=2, val=1)),
+    "ImageNet21k": ("imagenet21k", dict(train=2, val=1)),
+    "CUB": ("CUB_200_2011", dict(train=1, val=1)),
     "ADE20KDataset": ("ade/ADEChallengeData2016", dict(train=6, val=3)),
     "CocoDataset": ("coco", dict(train=8, val=3)),
 }
@@ -36,6 +38,13 @@ class Done:
     stdout: str
 
 
+def forget(kind: type) -> None:
+    """Forget the instances of mmengine's visualizers, of which a process has one by name."""
+    kind._instance_dict.clear()
+    for child in kind.__subclasses__():
+        forget(child)
+
+
 @pytest.fixture
 def run_tool(tmp_path, monkeypatch, capfd):
     """Run ``tools/<name>.py`` in this process (importing torch and MMLab takes most of a short run), from a folder
@@ -46,8 +55,7 @@ def run_tool(tmp_path, monkeypatch, capfd):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
         monkeypatch.syspath_prepend(str(path.parent))
-        for kind in (Visualizer, *Visualizer.__subclasses__()):  # mmengine's, one a process by name
-            kind._instance_dict.clear()
+        forget(Visualizer)
         message, code = "", 0
         try:
             runpy.run_path(str(path), run_name="__main__")

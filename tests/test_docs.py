@@ -5,7 +5,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from modelindex import load_model_index
+from modelindex import load as load_model_index
 
 from van_mm.configs import CONFIGS, list_configs
 from van_mm.paper.docs import render

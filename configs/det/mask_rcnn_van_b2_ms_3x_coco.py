@@ -13,4 +13,4 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
-demo = dict(iters=320)
+demo = dict(iters=320, lr=1e-4)

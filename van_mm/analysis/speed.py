@@ -62,7 +62,8 @@ class Whole(nn.Module):
 
 def inference(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], object]:
     """A call of the model in eval mode; ``dtype`` bfloat16 casts model and images."""
-    model = model.eval().to(dtype)
+    model.eval()  # mmpretrain's VAN.train() returns None, and so does its eval()
+    model = model.to(dtype)
     images = images.to(dtype)
 
     def call():
@@ -74,7 +75,7 @@ def inference(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[
 
 def training(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], object]:
     """A forward and backward pass in training mode; ``dtype`` bfloat16 runs the forward under autocast."""
-    model = model.train()
+    model.train()
 
     def call():
         model.zero_grad(set_to_none=True)
@@ -96,8 +97,9 @@ def kept_bytes(model: nn.Module, images: Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = model.train()(images)
+        outputs = model(images)
         total = sum(kept.values())
     del outputs
     return total

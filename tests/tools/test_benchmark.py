@@ -1,0 +1,63 @@
+"""The benchmark runs, and its functions measure what they say."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from van_mm.analysis.speed import alternate, inference, kept_bytes, ratio, training
+
+
+def test_alternate_takes_turns():
+    calls = []
+    times = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, warmup=1)
+    assert calls == list("abababab") and {name: len(values) for name, values in times.items()} == dict(a=3, b=3)
+
+
+def test_ratio_is_the_median_of_rounds():
+    assert ratio([2.0, 4.0, 9.0], [1.0, 1.0, 1.0])[0] == 4.0
+
+
+def test_kept_bytes():
+    """A linear layer keeps its input, ReLU its output; the weight is not counted."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+    assert kept_bytes(model, torch.zeros(4, 8)) == 4 * (4 * 8 + 4 * 16)
+
+
+def test_steps():
+    model = nn.Linear(8, 2)
+    training(model, torch.ones(1, 8), torch.float32)()
+    assert model.weight.grad.eq(1).all()
+    assert inference(model, torch.ones(1, 8), torch.bfloat16)().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_backbone(mode, run_tool, tmp_path):
+    files = ("--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
+    done = run_tool("analysis/benchmark", "--backbones", "b0", "--cases", "64x1", "--rounds", 2, "--mode", mode, *files)
+    assert done.returncode == 0 and "geometric mean" in done.stdout, done.stdout
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert row["ratio"] > 0 and row["images_per_s"] == pytest.approx(1 / row["seconds"])
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_whole_model(run_tool):
+    done = run_tool("analysis/benchmark", "--configs", "seg/upernet_van_b0", "--cases", "64x96x1", "--rounds", 2)
+    assert done.returncode == 0 and "seg/upernet_van_b0" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "big"], "SIDExBATCH"),
+        (["--configs", "seg/upernet_van_b9"], "no config"),
+        (["--configs", "seg/upernet_van_b2", "--mode", "train"], "inference"),
+        pytest.param(
+            ["--device", "cuda"], "no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+        ),
+    ],
+)
+def test_refusals(arguments, message, run_tool):
+    done = run_tool("analysis/benchmark", *arguments)
+    assert done.returncode == 1 and message in done.stdout
