@@ -34,11 +34,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def update_docs() -> int:
-    from van_mm.configs import CONFIGS
+    from van_mm.configs import CHECKOUT, CONFIGS
+    from van_mm.launch import UserError
     from van_mm.paper.docs import render
 
+    if CONFIGS.parent != CHECKOUT:
+        raise UserError("--update-docs writes into a checkout, and this van_mm is installed without one")
     for name, text in render().items():
-        (CONFIGS.parent / name).write_text(text)
+        (CHECKOUT / name).write_text(text)
         print(f"wrote {name}")
     return 0
 

@@ -134,7 +134,7 @@ def columns(table: dict) -> list[str]:
 
 
 def cell(row: dict, check: dict, column: str) -> str:
-    """The paper's figure and ours: ``4.1 / 4.11``; ours alone in brackets where nothing is printed."""
+    """The paper's figure and ours, ``4.1 / 4.11``, with ``-`` for one that there is not."""
     printed, here = row.get(column), check["here"].get(column)
     if here is None:
         return "" if printed is None else f"{printed} / -"
