@@ -24,4 +24,4 @@ optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}),
 )
-demo = dict(iters=320, lr=1e-4)
+demo = dict(iters=240, lr=1e-4)

@@ -20,4 +20,4 @@ model = dict(
 )
 
 # What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
-demo = dict(iters=320, lr=1e-4)
+demo = dict(iters=240, lr=1e-4)

@@ -13,4 +13,4 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
-demo = dict(iters=320, lr=1e-4)
+demo = dict(iters=240, lr=1e-4)
