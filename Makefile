@@ -23,7 +23,7 @@ demo: setup
 	@echo "pictures (image, ground truth, prediction): $(WORK)/pictures"
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2
 
 # .complete is written last: a .venv without it, or whose Python does not start, is made anew from uv's cache.
 setup: $(UV)

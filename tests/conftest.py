@@ -1,5 +1,6 @@
 """What the tests share: small demo data sets, and the tools run as a user runs them."""
 
+import os
 import runpy
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +19,13 @@ FOLDERS = {
     "ADE20KDataset": ("ade/ADEChallengeData2016", dict(train=6, val=3)),
     "CocoDataset": ("coco", dict(train=8, val=3)),
 }
+
+
+def pytest_configure(config) -> None:
+    """With ``-n`` each process takes one thread: two that share the cores wait for one another most of the time."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

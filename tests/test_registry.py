@@ -26,16 +26,17 @@ def test_scoped_name_builds_without_importing_van_mm():
 
 
 def test_plain_name():
-    from mmdet.registry import MODELS as mmdet_models
-    from mmpose.registry import MODELS as mmpose_models
-    from mmpretrain.registry import MODELS as mmpretrain_models
-    from mmseg.registry import MODELS as mmseg_models
+    run("""
+        import van_mm
+        from mmdet.registry import MODELS as mmdet_models
+        from mmpose.registry import MODELS as mmpose_models
+        from mmpretrain.registry import MODELS as mmpretrain_models
+        from mmseg.registry import MODELS as mmseg_models
 
-    import van_mm
-
-    for models in (mmdet_models, mmpose_models, mmseg_models):
-        assert type(models.build(dict(type="VAN", arch="b0"))) is van_mm.VAN
-    assert mmpretrain_models.get("VAN").__module__.startswith("mmpretrain")
+        for models in (mmdet_models, mmpose_models, mmseg_models):
+            assert type(models.build(dict(type="VAN", arch="b0"))) is van_mm.VAN
+        assert mmpretrain_models.get("VAN").__module__.startswith("mmpretrain")
+    """)
 
 
 HIDE = """

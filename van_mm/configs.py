@@ -11,6 +11,10 @@ CHECKOUT = PACKAGE.parent
 CONFIGS = CHECKOUT / "configs" if (CHECKOUT / "pyproject.toml").is_file() else PACKAGE / ".mim" / "configs"
 
 
+class NoConfigError(FileNotFoundError):
+    """A config that there is not; the message lists the nearest names."""
+
+
 def list_configs(pattern: str = "*") -> list[str]:
     """Names of the suite's experiments, such as ``seg/upernet_van_b2``, sorted.
 
@@ -26,7 +30,7 @@ def find_config(name: str) -> str:
     upstream name (``mmdet::...``, passed on as it is).
 
     Raises:
-        FileNotFoundError: If there is none; the message lists the nearest names.
+        NoConfigError: If there is none.
     """
     if "::" in name:
         return name
@@ -38,7 +42,7 @@ def find_config(name: str) -> str:
     known = sorted(
         (other for other in ours if Path(other).name in near), key=lambda other: near.index(Path(other).name)
     )
-    raise FileNotFoundError(f"no config '{name}'. Did you mean {', '.join(known or ours)}?")
+    raise NoConfigError(f"no config '{name}'. Did you mean {', '.join(known or ours)}?")
 
 
 def get_config(name: str) -> Config:
@@ -48,6 +52,6 @@ def get_config(name: str) -> Config:
         name (str): As in :func:`find_config`.
 
     Raises:
-        FileNotFoundError: If there is none of that name; the message lists the nearest.
+        NoConfigError: If there is none of that name.
     """
     return Config.fromfile(find_config(name))

@@ -86,5 +86,4 @@ class FoldHook(Hook):
     """Before testing, :func:`van_mm.fold` the loaded model."""
 
     def before_test(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        fold(model.eval())
+        fold(runner.model.eval())

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from van_mm.configs import find_config
+from van_mm.configs import NoConfigError, find_config
 from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.models import VAN
 from van_mm.weights import SCHEME, WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
@@ -30,7 +30,7 @@ def user_errors() -> Iterator[None]:
     """End the program with one line on ``UserError``; ``VAN_MM_TRACEBACK=1`` shows where it came from."""
     try:
         yield
-    except (UserError, WeightsError) as error:
+    except (UserError, NoConfigError, WeightsError) as error:
         if os.environ.get("VAN_MM_TRACEBACK"):
             traceback.print_exc()
         sys.exit(f"error: {error}")
@@ -40,14 +40,12 @@ def load_config(args: Namespace) -> Config:
     """The config that the command line asks for: file, ``--demo``, ``--cfg-options``, launcher, work folder.
 
     Raises:
-        UserError: If it is not found, does not parse, or is no config of the four codebases.
+        NoConfigError: If it is not found.
+        UserError: If it does not parse, or is no config of the four codebases.
     """
     if "LOCAL_RANK" not in os.environ:
         os.environ["LOCAL_RANK"] = str(args.local_rank)
-    try:
-        path = find_config(args.config)
-    except FileNotFoundError as error:
-        raise UserError(error) from error
+    path = find_config(args.config)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:

@@ -16,9 +16,7 @@ test_dataloader = test_evaluator = test_cfg = None
 
 optim_wrapper = dict(optimizer=dict(lr=8e-3))
 train_cfg = dict(max_epochs=90)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=5, end=90, convert_to_iter_based=True),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(end=90)
 custom_hooks = []
 auto_scale_lr = dict(base_batch_size=8192)

@@ -15,7 +15,5 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=5e-5))
 train_cfg = dict(max_epochs=30)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=5, end=30, convert_to_iter_based=True),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(end=30)

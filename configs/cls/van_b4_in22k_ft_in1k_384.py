@@ -8,12 +8,9 @@ _base_ = "./van_b4_in22k_ft_in1k.py"
 size = 384
 train_pipeline = _base_.train_pipeline
 train_pipeline[1].update(scale=size)
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="ResizeEdge", scale=size, edge="short", backend="pillow", interpolation="bicubic"),
-    dict(type="CenterCrop", crop_size=size),
-    dict(type="PackInputs"),
-]
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=size)
+test_pipeline[2].update(crop_size=size)
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))  # 16 GPUs make the batch of 1024
 val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

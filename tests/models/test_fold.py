@@ -23,6 +23,15 @@ VARIANTS = [
 ]
 
 
+def stir_norms(model: nn.Module) -> nn.Module:
+    """Give every BatchNorm statistics as training would."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
 def trained(**options) -> VAN:
     """A small VAN whose norms, LayerScale and biases all do something."""
     torch.manual_seed(0)
@@ -32,11 +41,7 @@ def trained(**options) -> VAN:
         for name, p in model.named_parameters():
             if "layer_scale" in name or p.dim() == 1:
                 p.add_(torch.randn_like(p) * 0.3)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
-    return model.eval()
+    return stir_norms(model).eval()
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -68,10 +73,7 @@ def test_whole_model():
     cfg.model.backbone.update(arch=dict(SMALL, embed_dims=[32, 64, 160, 256]), norm_cfg=dict(type="BN"), init_cfg=None)
     cfg.model.decode_head.norm_cfg = cfg.model.auxiliary_head.norm_cfg = dict(type="BN")
     model = MODELS.build(cfg.model).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
+    stir_norms(model)
     x = torch.randn(1, 3, 64, 96)
     before = model(x, mode="tensor")
     after = fold(model)(x, mode="tensor")

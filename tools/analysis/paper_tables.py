@@ -16,8 +16,6 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-COUNTED = ("params", "flops")
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -67,8 +67,8 @@ def load() -> bool:
     """Make ``torch.ops.van_mm.dwconv`` known if the kernels have been compiled and torch is 2.4 or newer, which can be
     told of their gradients; whether they are there."""
     global loaded
-    if not loaded and hasattr(torch.library, "register_autograd") and library().is_file():
-        torch.ops.load_library(str(library()))
+    if not loaded and hasattr(torch.library, "register_autograd") and (file := library()).is_file():
+        torch.ops.load_library(str(file))
         register()
         loaded = True
     return loaded
