@@ -40,7 +40,13 @@ def test_contents(installed):
     assert {f"configs/{name}.py" for name in list_configs()} <= {str(p.relative_to(mim)) for p in mim.rglob("*.py")}
     for file in ("model-index.yml", "configs/seg/metafile.yml", "tools/train.py", "tools/dist_train.sh"):
         assert (mim / file).is_file()
-    for file in ("pretrained_weights.json", "paper/paper.yml", "demo/coco_categories.json", "ops/dwconv.cpp"):
+    for file in (
+        "pretrained_weights.json",
+        "paper/paper.yml",
+        "demo/coco_categories.json",
+        "ops/kernels.cpp",
+        "ops/lanes.h",
+    ):
         assert (installed / "van_mm" / file).is_file()
     assert not (installed / "tests").exists()
 

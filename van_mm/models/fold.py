@@ -5,6 +5,7 @@ from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
+from . import fused
 from .van import VAN, Block
 
 
@@ -22,6 +23,8 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.attn, self.mlp = block.attn, block.mlp
+        self.norm1 = self.norm2 = nn.Identity()
+        self.packed = None  # weights as the kernels take them
         ones = torch.ones_like(block.norm1.weight)
         gamma_1 = ones if block.layer_scale_1 is None else block.layer_scale_1
         gamma_2 = ones if block.layer_scale_2 is None else block.layer_scale_2
@@ -30,12 +33,27 @@ class FoldedBlock(nn.Module):
         absorb_output(self.attn.proj_2, gamma_1, shift)
         absorb_input(self.mlp.fc1, *affine(block.norm2))
         absorb_output(self.mlp.fc2, gamma_2)
-        self.register_buffer("shortcut", (1 + gamma_1 * slope).detach().float().view(1, -1, 1, 1))
+        self.register_buffer("shortcut", (1 + gamma_1 * slope).detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        attn = self.attn
-        x = torch.addcmul(attn.proj_2(attn.spatial_gating_unit(attn.activation(attn.proj_1(x)))), x, self.shortcut)
-        return x + self.mlp(x)
+        attn, mlp = self.attn, self.mlp
+        if not torch.is_grad_enabled() and fused.usable(self, x):
+            x = x.to(fused.dtype_for(x))
+            if self.packed is None or self.packed[0] != x.dtype:
+                convs = (attn.proj_1, attn.spatial_gating_unit.conv1, attn.proj_2, mlp.fc1, mlp.fc2)
+                self.packed = x.dtype, [(fused.pack(x, conv.weight), conv.bias) for conv in convs]
+            return fused.infer(self, x, self.packed[1], self.shortcut)
+        branch = attn.proj_2(attn.spatial_gating_unit(attn.activation(attn.proj_1(x))))
+        x = torch.addcmul(branch, x, self.shortcut.view(1, -1, 1, 1))
+        return x + mlp(x)
+
+    def _apply(self, *args, **kwargs) -> "FoldedBlock":
+        self.packed = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from van_mm import ops
 from van_mm.registry import MODELS
 
+from . import fused
+
 # Table 5: widths, depths and feed-forward expansion ratios of the four stages.
 ARCHS = {
     "b0": dict(embed_dims=[32, 64, 160, 256], depths=[3, 3, 5, 2], mlp_ratios=[8, 8, 4, 4]),
@@ -60,17 +62,18 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def way(self, x: Tensor) -> str:
         """How to convolve ``x``: only the CPU's libraries are slow at this, and export wants the plain operator."""
+        if self.force:
+            return self.force
         if x.device.type != "cpu" or self.kernel_size[0] % 2 == 0 or torch.onnx.is_in_onnx_export():
             return "torch"
-        single = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if single and self.in_channels % 16 == 0 and ops.loaded:
+        if fused.dtype_for(x) in (torch.float32, torch.bfloat16) and self.in_channels % 16 == 0 and ops.loaded:
             return "kernel"
         return "split" if self.dilation[0] > 1 else "torch"
 
     def forward(self, x: Tensor) -> Tensor:
-        way = self.force or self.way(x)
+        way = self.way(x)
         if way == "kernel":
-            return torch.ops.van_mm.dwconv(x, self.weight, self.bias, self.dilation[0])
+            return torch.ops.van_mm.dwconv(x.to(fused.dtype_for(x)), self.weight, self.bias, self.dilation[0])
         return self.split(x) if way == "split" else super().forward(x)
 
     def split(self, x: Tensor) -> Tensor:
@@ -220,6 +223,8 @@ class Block(nn.Module):
             self.layer_scale_2 = nn.Parameter(torch.full((channels,), float(layer_scale_init_value)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.usable(self, x):
+            return fused.run(self, x)
         x = x + self.drop_path(scale(self.attn(self.norm1(x)), self.layer_scale_1))
         return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.layer_scale_2))
 

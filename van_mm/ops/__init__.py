@@ -1,8 +1,8 @@
-"""Kernels compiled for the machine at hand: depth-wise convolution on the CPU, with its gradients.
+"""Kernels compiled for the machine at hand: VAN's layers on the CPU, see ``kernels.cpp``.
 
-``python -m van_mm.ops`` compiles them (15 seconds, needs g++); ``make`` does so by itself. They are kept in the user's
-cache under a key of source, torch, Python and processor, and found there the next time van_mm is imported. Without them
-everything works, on PyTorch's own convolutions.
+``python -m van_mm.ops`` compiles them (20 seconds, needs g++ 10 or newer); ``make`` does so by itself. They are kept in
+the user's cache under a key of source, torch, Python and processor, and found there the next time van_mm is imported.
+Without them everything works, on PyTorch's own operators.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).parent / "dwconv.cpp"
-loaded = False  # whether torch.ops.van_mm.dwconv can be called
-FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+SOURCE = Path(__file__).parent / "kernels.cpp"
+loaded = False  # whether torch.ops.van_mm can be called
+FLAGS = ["-O3", "-march=native", "-std=c++20", "-fopenmp", "-fPIC", "-shared"]
 
 
 def library() -> Path:
@@ -27,10 +27,11 @@ def library() -> Path:
     features = (
         next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "") if cpu.is_file() else ""
     )
-    parts = (SOURCE.read_text(), torch.__version__, platform.python_version(), platform.platform(), features, *FLAGS)
+    source = [path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]*"))]
+    parts = (*source, torch.__version__, platform.python_version(), platform.platform(), features, *FLAGS)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "van_mm" / f"dwconv-{key}.so"
+    return cache / "van_mm" / f"kernels-{key}.so"
 
 
 def build() -> Path:
@@ -64,9 +65,11 @@ def build() -> Path:
 
 
 def load() -> bool:
-    """Make ``torch.ops.van_mm.dwconv`` known if the kernels have been compiled and torch is 2.4 or newer, which can be
-    told of their gradients; whether they are there."""
+    """Make ``torch.ops.van_mm`` known if the kernels have been compiled and torch is 2.4 or newer, which can be
+    told of their gradients; whether they are there. ``VAN_MM_KERNELS=0`` leaves them out."""
     global loaded
+    if os.environ.get("VAN_MM_KERNELS") == "0":
+        return False
     if not loaded and hasattr(torch.library, "register_autograd") and (file := library()).is_file():
         torch.ops.load_library(str(file))
         register()
@@ -78,7 +81,7 @@ def register() -> None:
     """Tell PyTorch the kernels' shapes and gradients, for autograd, ``torch.compile`` and export."""
 
     @torch.library.register_fake("van_mm::dwconv")
-    def _(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    def _(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool = False) -> Tensor:
         return torch.empty_like(x, memory_format=torch.channels_last)
 
     @torch.library.register_fake("van_mm::dwconv_weight_grad")
@@ -86,17 +89,19 @@ def register() -> None:
         return x.new_empty(x.shape[1], 1, kernel, kernel)
 
     def setup_context(ctx, inputs, output) -> None:
-        x, weight, bias, ctx.dilation = inputs
+        x, weight, bias, ctx.dilation, gelu = inputs
+        if gelu:
+            raise NotImplementedError("van_mm::dwconv has no gradient with gelu=True; apply GELU to its outcome")
         ctx.save_for_backward(x, weight)
 
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
         # The gradient of the input is the convolution of the output's with the kernel turned round.
         grad_x = torch.ops.van_mm.dwconv(grad, weight.flip(2, 3), None, ctx.dilation) if need_x else None
         grad_weight = None
         if need_weight:
             grad_weight = torch.ops.van_mm.dwconv_weight_grad(x, grad, weight.shape[2], ctx.dilation)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None
 
     torch.library.register_autograd("van_mm::dwconv", backward, setup_context=setup_context)

@@ -7,7 +7,7 @@ from van_mm.ops import build, library
 if library().is_file():
     print(f"{library()} is there")
 else:
-    print("compiling van_mm's kernels for this processor: about 15 seconds", flush=True)
+    print("compiling van_mm's kernels for this processor: about 20 seconds", flush=True)
     try:
         print(f"{build()} is ready")
     except RuntimeError as error:
