@@ -2,11 +2,12 @@
 
 import json
 
+import matplotlib.image
 import pytest
 import torch
 from torch import nn
 
-from van_mm.analysis.speed import alternate, inference, kept_bytes, ratio, training
+from van_mm.analysis.speed import alternate, inference, kept_bytes, products, ratio, training
 
 
 def test_alternate_takes_turns():
@@ -32,6 +33,16 @@ def test_steps():
     assert inference(model, torch.ones(1, 8), torch.bfloat16)().dtype == torch.bfloat16
 
 
+def test_products(monkeypatch):
+    """The matrix products of a model's dense convolutions; depth-wise ones are not among them."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1))
+    call = products(model, torch.ones(2, 3, 10, 6), torch.float32)
+    seen = []
+    monkeypatch.setattr(torch, "mm", lambda x, w, out: seen.append((tuple(x.shape), tuple(w.shape), tuple(out.shape))))
+    call()
+    assert seen == [((30, 27), (27, 8), (30, 8)), ((30, 8), (8, 4), (30, 4))]
+
+
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_backbone(mode, run_tool, tmp_path):
     files = ("--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
@@ -40,6 +51,17 @@ def test_backbone(mode, run_tool, tmp_path):
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert row["ratio"] > 0 and row["images_per_s"] == pytest.approx(1 / row["seconds"])
     assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_limit_onnx_and_plot(run_tool, tmp_path):
+    pytest.importorskip("onnxruntime")
+    files = ("--json", tmp_path / "b.json", "--plot", tmp_path / "b.png")
+    names, cases = ("b0", "b1", "b2"), ("32x1", "64x32x1")
+    done = run_tool("analysis/benchmark", "--backbones", *names, "--cases", *cases, "--rounds", 2, "--onnx", *files)
+    assert done.returncode == 0 and "of the limit" in done.stdout and "onnxruntime" in done.stdout, done.stdout
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert len(rows) == 6 and all(row["limit_seconds"] > 0 and row["onnx_seconds"] > 0 for row in rows)
+    assert matplotlib.image.imread(tmp_path / "b.png").shape[1] > 3 * 5 * 120  # three panels
 
 
 def test_whole_model(run_tool):
@@ -53,6 +75,7 @@ def test_whole_model(run_tool):
         (["--cases", "big"], "SIDExBATCH"),
         (["--configs", "seg/upernet_van_b9"], "no config"),
         (["--configs", "seg/upernet_van_b2", "--mode", "train"], "inference"),
+        (["--onnx", "--mode", "train"], "--onnx times"),
         pytest.param(
             ["--device", "cuda"], "no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
         ),

@@ -4,9 +4,11 @@
 python tools/analysis/benchmark.py                                              # B0 and B2 against mmpretrain's VAN
 python tools/analysis/benchmark.py --backbones b2 --cases 512x1 --mode train
 python tools/analysis/benchmark.py --configs seg/upernet_van_b2 --cases 512x1   # whole models, backbone swapped
+python tools/analysis/benchmark.py --backbones b2 --cases 224x1 448x1 672x1 896x1 1120x1 --plot area.png
 python tools/analysis/benchmark.py --backbones b0 b1 b2 b3 b4 swin-t swin-s swin-b --cases 224x8   # table 4
 
-VAN is folded for inference (van_mm.fold). The reference is mmpretrain's VAN of the same size as it is shipped, with the
+VAN is folded for inference (van_mm.fold); "of the limit" is the time of its dense convolutions alone, as plain matrix
+products, by its own. The reference is mmpretrain's VAN of the same size as it is shipped, with the
 same weights, in fp32; with --configs it is the same config on that backbone. A ratio is the median over the rounds of
 the reference's time by ours, followed by its quartiles.
 """
@@ -16,6 +18,7 @@ import copy
 import json
 import platform
 import statistics
+from importlib.util import find_spec
 
 OTHERS = {
     "swin-t": dict(type="mmpretrain.SwinTransformer", arch="tiny"),
@@ -43,8 +46,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile ours")
     parser.add_argument("--no-fold", action="store_true", help="leave ours unfolded for inference")
+    parser.add_argument("--onnx", action="store_true", help="time onnxruntime on the exported backbone too")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
-    parser.add_argument("--plot", metavar="FILE", help="write a PNG: images/s of each backbone and case")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="write a PNG: images/s of each row; time by image area; with three or more backbones the "
+        "paper's top-1 by images/s (figure 5)",
+    )
     return parser.parse_args()
 
 
@@ -113,7 +122,7 @@ def measure(name: str, text: str, size: tuple[int, int, int], args: argparse.Nam
     import torch
 
     from van_mm import fold
-    from van_mm.analysis.speed import Whole, alternate, inference, kept_bytes, ratio, training
+    from van_mm.analysis.speed import Whole, alternate, inference, kept_bytes, products, ratio, training
 
     height, width, batch = size
     ours, theirs = (whole_models if args.configs else backbones)(name)
@@ -126,37 +135,103 @@ def measure(name: str, text: str, size: tuple[int, int, int], args: argparse.Nam
         functions = dict(ours=training(ours, images, dtype), reference=training(theirs, images, torch.float32))
     else:
         ours.eval()
+        functions = {}
+        if name in SIZES:
+            functions["limit"] = products(ours, images, dtype)
+        if args.onnx:
+            functions["onnx"] = onnx_session(ours, images)
         if not args.no_fold:
             fold(ours)
         if args.configs:
             ours, theirs = Whole(ours), Whole(theirs)
         if args.compile:
             ours = torch.compile(ours)
-        functions = dict(ours=inference(ours, images, dtype), reference=inference(theirs, images, torch.float32))
+        functions |= dict(ours=inference(ours, images, dtype), reference=inference(theirs, images, torch.float32))
     times = alternate(functions, args.rounds)
     seconds = {key: statistics.median(values) for key, values in times.items()}
     faster, low, high = ratio(times["reference"], times["ours"])
+    row |= {f"{key}_seconds": seconds[key] for key in ("limit", "onnx") if key in seconds}
     row |= dict(seconds=seconds["ours"], reference_seconds=seconds["reference"], images_per_s=batch / seconds["ours"])
     return row | dict(ratio=faster, ratio_low=low, ratio_high=high)
 
 
-def plot(rows: list[dict], file: str) -> None:
+def onnx_session(model, images):
+    """A call of a folded copy of a backbone by onnxruntime, on as many threads as PyTorch has."""
+    import tempfile
+    import warnings
+
+    import onnxruntime
+    import torch
+
+    from van_mm import fold
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down what runs in turn
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(fold(copy.deepcopy(model)), (images,), file.name, input_names=["images"], dynamo=False)
+        session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": images.numpy()})
+
+
+def accuracies() -> dict[str, float]:
+    """ImageNet top-1 of the paper by backbone: table 7's VAN and what it sets beside it."""
+    from van_mm.paper import load_paper
+
+    paper = load_paper()
+    van = {row["row"].removeprefix("VAN-").lower(): row["top1"] for row in paper["tables"][7]["rows"]}
+    others = {name.lower(): value for name, value in paper["comparators"]["imagenet1k"].items()}
+    return {name: float(value) for name, value in (others | van).items()}
+
+
+def plot(rows: list[dict], sizes: dict[str, tuple[int, int, int]], file: str) -> None:
+    """Bars of images/s; if there is more than one size, time by area; with three backbones, top-1 by images/s."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    labels = [f"{row['model']} {row['case']}" for row in rows]
-    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(rows) + 1.5), layout="constrained")
-    places = range(len(rows))
-    axes.barh([i - 0.2 for i in places], [row["images_per_s"] for row in rows], 0.4, label="ours", color="#0072b2")
-    reference = [row["images_per_s"] * row["seconds"] / row["reference_seconds"] for row in rows]
-    axes.barh([i + 0.2 for i in places], reference, 0.4, label="reference", color="#e69f00")
-    axes.set(
-        yticks=list(places), yticklabels=labels, xlabel="images / s", title=f"{rows[0]['mode']}, {rows[0]['dtype']}"
+    blue, orange, *more = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+    top1 = accuracies()
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    known = [row for row in rows if row["model"] in top1]
+    by_area = len({sizes[row["case"]][:2] for row in rows}) > 1
+    by_top1 = len({row["model"] for row in known}) > 2
+    panels = 1 + by_area + by_top1
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(5.5 * panels, max(4, 0.45 * len(rows) + 1.5)), layout="constrained", squeeze=False
     )
-    axes.invert_yaxis()
-    axes.legend()
+    bars, *others = axes[0]
+    places = range(len(rows))
+    bars.barh([i - 0.2 for i in places], [row["images_per_s"] for row in rows], 0.4, label="ours", color=blue)
+    reference = [row["images_per_s"] * row["seconds"] / row["reference_seconds"] for row in rows]
+    bars.barh([i + 0.2 for i in places], reference, 0.4, label="reference", color=orange)
+    labels = [f"{row['model']} {row['case']}" for row in rows]
+    bars.set(yticks=list(places), yticklabels=labels, xlabel="images / s",
+             title=f"measured: {rows[0]['mode']}, {rows[0]['dtype']}")  # fmt: skip
+    bars.invert_yaxis()
+    bars.legend()
+    if by_area:
+        area = others.pop(0)
+        for name, color in zip(names, [blue, orange, *more] * len(names), strict=False):
+            mine = sorted((row for row in rows if row["model"] == name), key=lambda row: sizes[row["case"]][:2])
+            for key, style, what in (("seconds", "o-", ""), ("reference_seconds", "s--", ", reference")):
+                pixels = [sizes[row["case"]][0] * sizes[row["case"]][1] / 1e6 for row in mine]
+                seconds = [row[key] / sizes[row["case"]][2] * 1e3 for row in mine]
+                area.plot(pixels, seconds, style, color=color, label=name + what)
+        area.set(xlabel="image area, megapixels", ylabel="ms per image", title="measured: time by area",
+                 xlim=(0, None), ylim=(0, None))  # fmt: skip
+        area.legend()
+    if by_top1:
+        points = others.pop(0)
+        for row in known:
+            color = blue if row["model"] in SIZES else orange
+            points.plot(row["images_per_s"], top1[row["model"]], "o", color=color)
+            points.annotate(labels[rows.index(row)], (row["images_per_s"], top1[row["model"]]), (4, 4),
+                            textcoords="offset points", fontsize=8)  # fmt: skip
+        points.set(xlabel="measured: images / s", ylabel="paper: ImageNet-1K top-1, %", title="accuracy by throughput")
+        points.margins(0.15)
     figure.savefig(file, dpi=120)
 
 
@@ -173,6 +248,12 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("--device cuda: no GPU is visible")
     if args.configs and args.mode == "train":
         raise UserError("--configs measures inference; leave --mode train out, or give --backbones")
+    if args.onnx and (args.configs or args.mode == "train" or args.dtype == "bf16" or args.device != "cpu"):
+        raise UserError(
+            "--onnx times backbones, inference in fp32 on the CPU; tools/deploy/export_onnx.py takes configs"
+        )
+    if args.onnx and find_spec("onnxruntime") is None:
+        raise UserError("--onnx needs onnx and onnxruntime: pip install onnx onnxruntime")
     for name in args.configs or ():
         find_config(name)
     if args.threads:
@@ -193,6 +274,10 @@ def main(args: argparse.Namespace) -> None:
     for row in rows:
         line = f"{row['model']:<40} {row['case']:>9} {row['mode']} {row['dtype']} {row['images_per_s']:8.2f} images/s "
         line += f"{row['ratio']:5.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        if "limit_seconds" in row:
+            line += f"  {row['limit_seconds'] / row['seconds']:.0%} of the limit"
+        if "onnx_seconds" in row:
+            line += f"  onnxruntime {row['onnx_seconds'] / row['seconds']:.2f} of our time"
         if "kept_mb" in row:
             line += (
                 f"  keeps {row['kept_mb']:.0f} MB, {row['kept_mb'] / row['reference_kept_mb']:.2f} of the reference's"
@@ -203,7 +288,7 @@ def main(args: argparse.Namespace) -> None:
         with open(args.json, "w") as file:
             json.dump(dict(machine=machine, rows=rows), file, indent=1)
     if args.plot:
-        plot(rows, args.plot)
+        plot(rows, cases, args.plot)
 
 
 if __name__ == "__main__":

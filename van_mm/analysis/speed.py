@@ -86,6 +86,35 @@ def training(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[
     return call
 
 
+def products(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], object]:
+    """A call of what can't be had for less: the dense convolutions, 1x1 and patch embeddings, as plain matrix products.
+
+    Their inputs lie in rows already and their outputs are written over, so that this is a limit of the machine.
+    """
+    shapes = []
+
+    def note(conv: nn.Conv2d, inputs, output: Tensor) -> None:
+        if conv.groups == 1:
+            shapes.append((output.numel() // output.shape[1], conv.weight[0].numel(), output.shape[1]))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    options = dict(dtype=dtype, device=images.device)
+    weights = [torch.randn(n, k, **options).t() for _, k, n in shapes]
+    inputs, outputs = (torch.randn(max(m * size for m, size in sizes), **options)
+                       for sizes in ([(m, k) for m, k, _ in shapes], [(m, n) for m, _, n in shapes]))  # fmt: skip
+
+    def call():
+        with torch.inference_mode():
+            for (m, k, n), weight in zip(shapes, weights, strict=True):
+                torch.mm(inputs[: m * k].view(m, k), weight, out=outputs[: m * n].view(m, n))
+
+    return call
+
+
 def kept_bytes(model: nn.Module, images: Tensor) -> int:
     """Bytes that a forward pass in training mode keeps for the backward pass, parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
