@@ -6,7 +6,14 @@ from mmengine.config import DictAction
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the flags that every task takes, with MMLab's meaning, and ``--demo``."""
+    """Add the flags of training and testing, with MMLab's meaning, and ``--demo``."""
+    add_config_arguments(parser)
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that change a config."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -15,8 +22,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override settings of the config: model.backbone.drop_path_rate=0.2",
     )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
+    parser.set_defaults(launcher="none", local_rank=0, work_dir=None)
     demo = parser.add_argument_group("demo", "run any config on a small generated data set")
     demo.add_argument(
         "--demo", action="store_true", help="generated data, small images, short schedule, random weights"

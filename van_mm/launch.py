@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: finding a config, checking it and its files before any
+"""What the tools share: finding a config, checking it and its files before any
 long work starts, and turning what goes wrong into one message."""
 
 import os
@@ -153,8 +153,39 @@ def check_pretrained(cfg: Config) -> None:
                 read_checkpoint(source)  # other schemes, as torchvision://, are mmengine's
 
 
-def check_whole(model: nn.Module, checkpoint: dict, source: str) -> None:
+def build_model(cfg: Config, source: str) -> nn.Module:
+    """The config's model with a checkpoint's weights, in eval mode.
+
+    Args:
+        cfg (Config): Of the experiment, from :func:`load_config`.
+        source (str): Checkpoint file or URL.
+
+    Raises:
+        UserError: If the config does not build or the checkpoint is not of this model.
+        WeightsError: If the checkpoint can't be had or read.
+    """
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+
+    checkpoint = read_checkpoint(source)
+    init_default_scope(cfg.default_scope)
+    if "data_preprocessor" in cfg:
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as the runner does
+    for node in dicts(cfg.model):
+        node.pop("init_cfg", None)  # the checkpoint has it all
+    try:
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    except Exception as error:
+        raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
+    model.load_state_dict(check_whole(model, checkpoint, source))
+    return model.eval()
+
+
+def check_whole(model: nn.Module, checkpoint: dict, source: str) -> dict[str, torch.Tensor]:
     """See that a checkpoint is of this very model, heads and all, as testing and resuming need it.
+
+    Returns:
+        dict[str, Tensor]: The weights, by the model's names.
 
     Raises:
         UserError: If keys are missing, left over or of another shape; the message counts and names them.
@@ -171,3 +202,4 @@ def check_whole(model: nn.Module, checkpoint: dict, source: str) -> None:
     problems = mismatches(own, weights)
     if problems:
         raise UserError(f"{source} is not of this config's model: of {len(own)} keys, {'; '.join(problems)}")
+    return weights
