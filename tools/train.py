@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
         metavar="PATH",
         help="go on from a checkpoint; without PATH from the work dir's latest",
     )
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs a GPU)")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: float16 on a GPU, bfloat16 on the CPU")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate by actual batch size / base_batch_size"
     )
@@ -46,10 +46,13 @@ def main(args: argparse.Namespace) -> None:
 
     cfg = load_config(args)
     if args.amp:
-        if not is_cuda_available():
-            raise UserError("--amp needs a GPU, and none is visible; leave the flag out to train in fp32")
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        if is_cuda_available():
+            cfg.optim_wrapper.type = "AmpOptimWrapper"
+            cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        else:
+            cfg.optim_wrapper.type = "van_mm.BFloat16OptimWrapper"
+            # mmcv's RoIAlign and mmpose's accuracy take no bfloat16
+            cfg.optim_wrapper.backbone_only = "roi_head" in cfg.model or cfg.default_scope == "mmpose"
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")

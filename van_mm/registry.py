@@ -6,7 +6,9 @@ mmengine imports this module by itself when it meets the scope in a config, so t
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="van_mm", locations=["van_mm.models"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks"])
+OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="van_mm", locations=["van_mm.optim"])
