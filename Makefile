@@ -14,7 +14,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 .PHONY: demo test setup clean
 
 demo: setup
-	@echo "== training UperNet with VAN-B2 on the demo data: about 8 minutes on two cores"
+	@echo "== training UperNet with VAN-B2 on the demo data: 4 to 8 minutes on two cores"
 	.venv/bin/python tools/train.py $(CONFIG) --demo
 	@echo "== testing the checkpoint, with pictures: about 1 minute"
 	.venv/bin/python tools/test.py $(CONFIG) "$$(cat $(WORK)/last_checkpoint)" --demo \

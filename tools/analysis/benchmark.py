@@ -167,7 +167,7 @@ def onnx_session(model, images):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down what runs in turn
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch is timed in turn
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(fold(copy.deepcopy(model)), (images,), file.name, input_names=["images"], dynamo=False)

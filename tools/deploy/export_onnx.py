@@ -58,14 +58,9 @@ def main(args: argparse.Namespace) -> None:
         deployed = export_onnx(model, cfg.default_scope, draft, (height, width), not args.no_fold)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # it would slow down PyTorch, timed in turn
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch is timed in turn
         session = onnxruntime.InferenceSession(str(draft), options, providers=["CPUExecutionProvider"])
-        cases = [(1, height, width)]
-        if cfg.default_scope != "mmpose":  # whose decoder wants the crop's size
-            cases.append((2, height + 45, width - 19 if width >= 64 else width))
-        for batch, h, w in cases:
+        for batch, h, w in ((1, height, width), (2, height + 45, max(32, width - 19))):
             worst = max(deviations(deployed, session, torch.rand(batch, 3, h, w) * 255))
             print(f"{batch} x 3 x {h} x {w}: onnxruntime differs by {worst:.1e} of the greatest value")
             if not worst <= TOLERANCE:

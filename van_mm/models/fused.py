@@ -229,8 +229,9 @@ def dtype_for(x: Tensor) -> torch.dtype:
 def usable(block: nn.Module, x: Tensor) -> bool:
     """Whether the kernels may stand for ``block`` on ``x``: VAN's standard block on the CPU, neither traced nor
     compiled, and nobody watching its inner modules through hooks."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-    if not ops.loaded or x.device.type != "cpu" or traced:
+    if not ops.loaded or x.device.type != "cpu":
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return False
     folded = isinstance(block.norm1, nn.Identity)
     if not folded and not torch.is_grad_enabled() and x.numel() < 512 * x.shape[1]:

@@ -66,7 +66,7 @@ class DepthwiseConv2d(nn.Conv2d):
             return self.force
         if x.device.type != "cpu" or self.kernel_size[0] % 2 == 0 or torch.onnx.is_in_onnx_export():
             return "torch"
-        if fused.dtype_for(x) in (torch.float32, torch.bfloat16) and self.in_channels % 16 == 0 and ops.loaded:
+        if ops.loaded and self.in_channels % 16 == 0 and fused.dtype_for(x) in (torch.float32, torch.bfloat16):
             return "kernel"
         return "split" if self.dilation[0] > 1 else "torch"
 

@@ -150,6 +150,7 @@ at::Tensor pack(const at::Tensor& weight, const Maybe& in_scale, const Maybe& ou
 std::tuple<at::Tensor, at::Tensor> unpack_norm(at::Tensor grad, const at::Tensor& grad_bias, const at::Tensor& weight,
                                                const at::Tensor& slope, const at::Tensor& shift) {
   const int64_t outs = weight.size(0), ins = weight.size(1);
+  TORCH_CHECK(grad.is_contiguous() && weight.is_contiguous(), "van_mm::unpack_norm takes contiguous weights");
   const at::Tensor sums = at::zeros({2, ins}, slope.options());
   const float *w = data<float>(weight), *a = data<float>(slope), *t = data<float>(shift), *gb = data<float>(grad_bias);
   float *g = grad.mutable_data_ptr<float>(), *by_slope = sums.mutable_data_ptr<float>(), *by_shift = by_slope + ins;
@@ -168,6 +169,7 @@ std::tuple<at::Tensor, at::Tensor> unpack_norm(at::Tensor grad, const at::Tensor
 // Of a product with weight * gamma: from the gradient of that (O, I) the weight's, in place, and that of gamma (O).
 at::Tensor unpack_scale(at::Tensor grad, const at::Tensor& weight, const at::Tensor& gamma) {
   const int64_t outs = weight.size(0), ins = weight.size(1);
+  TORCH_CHECK(grad.is_contiguous() && weight.is_contiguous(), "van_mm::unpack_scale takes contiguous weights");
   const at::Tensor sums = at::zeros_like(gamma);
   const float *w = data<float>(weight), *s = data<float>(gamma);
   float *g = grad.mutable_data_ptr<float>(), *sum = sums.mutable_data_ptr<float>();
