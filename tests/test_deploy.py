@@ -6,6 +6,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from tests.models.test_fold import stir_norms
 from van_mm import get_config
 from van_mm.deploy import AnySizePool
 
@@ -28,11 +29,7 @@ def weights(name: str, path) -> nn.Module:
     if "data_preprocessor" in cfg:
         cfg.model.data_preprocessor = cfg.data_preprocessor
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.8, 1.2)
+    model = stir_norms(MODELS.build(cfg.model))
     torch.save(dict(state_dict=model.state_dict()), path)
     return model.eval()
 

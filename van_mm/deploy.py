@@ -105,12 +105,27 @@ def export_onnx(
     axes = {name: {0: "batch"} for name in names} if codebase == "mmpretrain" else {
         name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names}  # fmt: skip
     axes["images"] = {0: "batch", 2: "height", 3: "width"}
-    options = dict(dynamo=False) if torch.__version__ >= "2.5" else {}
+    trace(deployed, images, file, output_names=names, dynamic_axes=axes)
+    return deployed
+
+
+def trace(module: nn.Module, images: Tensor, file: str | Path, **options) -> None:
+    """``torch.onnx.export`` of a function of images, by the exporter that can leave their size open."""
+    if torch.__version__ >= "2.5":
+        options["dynamo"] = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the tracer is the older one, and each shape it takes for a constant
-        torch.onnx.export(deployed, (images,), str(file), input_names=["images"], output_names=names,
-                          dynamic_axes=axes, opset_version=17, **options)  # fmt: skip
-    return deployed
+        torch.onnx.export(module, (images,), str(file), input_names=["images"], opset_version=17, **options)
+
+
+def open_session(file: str | Path):
+    """An onnxruntime session on the CPU, with as many threads as PyTorch, that leaves the cores alone between calls."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def deviations(deployed: Deployed, session, images: Tensor) -> list[float]:

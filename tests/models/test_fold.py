@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from van_mm import VAN, fold
 from van_mm.models.van import Block
@@ -26,7 +27,7 @@ VARIANTS = [
 def stir_norms(model: nn.Module) -> nn.Module:
     """Give every BatchNorm statistics as training would."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 2)
     return model

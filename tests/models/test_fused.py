@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
+from tests.models.test_fold import stir_norms
 from van_mm import VAN, fold, ops
 from van_mm.analysis.speed import kept_bytes
 from van_mm.models import fused
@@ -24,11 +24,7 @@ def make(channels: int = 32, **options) -> Block:
     with torch.no_grad():
         for p in block.parameters():
             p.add_(torch.randn_like(p) * (0.3 if p.dim() == 1 else 0.1))
-        for norm in (block.norm1, block.norm2):
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.5, 2)
-    return block
+    return stir_norms(block)
 
 
 def images(channels: int = 32, size: tuple[int, int] = (13, 9), mean: float = 1.0) -> torch.Tensor:

@@ -158,20 +158,13 @@ def measure(name: str, text: str, size: tuple[int, int, int], args: argparse.Nam
 def onnx_session(model, images):
     """A call of a folded copy of a backbone by onnxruntime, on as many threads as PyTorch has."""
     import tempfile
-    import warnings
-
-    import onnxruntime
-    import torch
 
     from van_mm import fold
+    from van_mm.deploy import open_session, trace
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch is timed in turn
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(fold(copy.deepcopy(model)), (images,), file.name, input_names=["images"], dynamo=False)
-        session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        trace(fold(copy.deepcopy(model)), images, file.name)
+        session = open_session(file.name)
     return lambda: session.run(None, {"images": images.numpy()})
 
 

@@ -10,8 +10,8 @@ the neck.
 """
 
 import argparse
-import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,13 +39,11 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from van_mm.analysis.speed import alternate, inference
-    from van_mm.deploy import deviations, export_onnx
+    from van_mm.deploy import deviations, export_onnx, open_session
     from van_mm.launch import UserError, build_model, load_config
 
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("export needs onnx and onnxruntime: pip install onnx onnxruntime") from error
+    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
+        raise UserError("export needs onnx and onnxruntime: pip install onnx onnxruntime")
     cfg = load_config(args)
     model = build_model(cfg, args.checkpoint)
     height, width = args.size or SIZES[cfg.default_scope]
@@ -56,10 +54,7 @@ def main(args: argparse.Namespace) -> None:
     draft = out.with_name(f".{out.name}.draft")
     try:
         deployed = export_onnx(model, cfg.default_scope, draft, (height, width), not args.no_fold)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch is timed in turn
-        session = onnxruntime.InferenceSession(str(draft), options, providers=["CPUExecutionProvider"])
+        session = open_session(draft)
         for batch, h, w in ((1, height, width), (2, height + 45, max(32, width - 19))):
             worst = max(deviations(deployed, session, torch.rand(batch, 3, h, w) * 255))
             print(f"{batch} x 3 x {h} x {w}: onnxruntime differs by {worst:.1e} of the greatest value")
@@ -74,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     finally:
         draft.unlink(missing_ok=True)
     print(f"one image of {height} x {width}: onnxruntime {onnx:.0f} ms, PyTorch {ours:.0f} ms")
-    print(f"{out}: {os.path.getsize(out) / 1e6:.1f} MB, outputs {', '.join(o.name for o in session.get_outputs())}")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, outputs {', '.join(o.name for o in session.get_outputs())}")
 
 
 if __name__ == "__main__":

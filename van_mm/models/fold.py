@@ -25,9 +25,7 @@ class FoldedBlock(nn.Module):
         self.attn, self.mlp = block.attn, block.mlp
         self.norm1 = self.norm2 = nn.Identity()
         self.packed = None  # weights as the kernels take them
-        ones = torch.ones_like(block.norm1.weight)
-        gamma_1 = ones if block.layer_scale_1 is None else block.layer_scale_1
-        gamma_2 = ones if block.layer_scale_2 is None else block.layer_scale_2
+        gamma_1, gamma_2 = fused.layer_scales(block)
         slope, shift = affine(block.norm1)
         absorb_input(self.attn.proj_1, slope, shift)
         absorb_output(self.attn.proj_2, gamma_1, shift)
@@ -40,8 +38,7 @@ class FoldedBlock(nn.Module):
         if not torch.is_grad_enabled() and fused.usable(self, x):
             x = x.to(fused.dtype_for(x))
             if self.packed is None or self.packed[0] != x.dtype:
-                convs = (attn.proj_1, attn.spatial_gating_unit.conv1, attn.proj_2, mlp.fc1, mlp.fc2)
-                self.packed = x.dtype, [(fused.pack(x, conv.weight), conv.bias) for conv in convs]
+                self.packed = x.dtype, [(fused.pack(x, conv.weight), conv.bias) for conv in fused.products(self)]
             return fused.infer(self, x, self.packed[1], self.shortcut)
         branch = attn.proj_2(attn.spatial_gating_unit(attn.activation(attn.proj_1(x))))
         x = torch.addcmul(branch, x, self.shortcut.view(1, -1, 1, 1))
@@ -58,8 +55,7 @@ class FoldedBlock(nn.Module):
 
 def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """The (C,) factors and summands that a BatchNorm in eval mode is, in double precision."""
-    slope = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return slope, norm.bias.double() - norm.running_mean.double() * slope
+    return fused.affine(norm, *(value.double() for value in fused.statistics(norm)))
 
 
 @torch.no_grad()

@@ -16,11 +16,27 @@ from van_mm import ops
 kernels = torch.ops.van_mm
 
 
-def affine(norm: _BatchNorm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The (C,) factors and summands that BatchNorm is, for ``x`` (N, C, H, W) if it is in training mode."""
-    mean, var = BatchStatistics.apply(x, norm) if norm.training else (norm.running_mean, norm.running_var)
+def affine(norm: _BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """The (C,) factors and summands that BatchNorm is with these statistics (C,), in their precision."""
     slope = norm.weight * (var + norm.eps).rsqrt()
     return slope, norm.bias - mean * slope
+
+
+def statistics(norm: _BatchNorm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) that BatchNorm takes: the running ones, in training mode those of ``x`` (N, C, H, W)."""
+    return BatchStatistics.apply(x, norm) if norm.training else (norm.running_mean, norm.running_var)
+
+
+def layer_scales(block: nn.Module) -> tuple[Tensor, Tensor]:
+    """LayerScale (C,) of a Block's two branches, ones where there is none."""
+    gammas = block.layer_scale_1, block.layer_scale_2
+    return tuple(torch.ones_like(block.norm1.weight) if gamma is None else gamma for gamma in gammas)
+
+
+def products(block: nn.Module) -> tuple[nn.Module, ...]:
+    """The 1x1 convolutions of a block: proj_1, conv1, proj_2, fc1, fc2."""
+    attn, mlp = block.attn, block.mlp
+    return attn.proj_1, attn.spatial_gating_unit.conv1, attn.proj_2, mlp.fc1, mlp.fc2
 
 
 class BatchStatistics(torch.autograd.Function):
@@ -62,13 +78,6 @@ def back(grad: Tensor, weight: Tensor, **options) -> Tensor:
 def weight_grads(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the weight (O, I, 1, 1) and bias (O,) of a 1x1 convolution of ``x``."""
     return (rows(grad).t() @ rows(x)).float()[..., None, None], grad.sum((0, 2, 3), dtype=torch.float32)
-
-
-def depthwise_grads(x: Tensor, weight: Tensor, grad: Tensor, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the input, weight and bias of a depth-wise convolution of ``x``."""
-    grad_x = kernels.dwconv(grad, weight.flip(2, 3), None, dilation)
-    dw = kernels.dwconv_weight_grad(x, grad, weight.shape[2], dilation)
-    return grad_x, dw, grad.sum((0, 2, 3), dtype=torch.float32)
 
 
 class NormProduct:
@@ -129,8 +138,8 @@ class Attention(torch.autograd.Function):
         dgated = back(grad * gamma.view(-1, 1, 1).to(grad.dtype), w2)
         dgate, du = dgated * u, dgated.mul_(gate)
         dw_gate, db_gate = weight_grads(far, dgate)
-        dnear, dw_far, db_far = depthwise_grads(near, w_far, back(dgate, w_gate), ctx.dilation)
-        dlocal, dw_near, db_near = depthwise_grads(u, w_near, dnear, 1)
+        dnear, dw_far, db_far = ops.dwconv_backward(near, w_far, back(dgate, w_gate), ctx.dilation)
+        dlocal, dw_near, db_near = ops.dwconv_backward(u, w_near, dnear, 1)
         dbefore = kernels.gelu_backward(du.add_(dlocal), before)
         dslope, dshift, dw1, db1 = NormProduct.backward(dbefore, x, slope, shift, w1)
         dx = back(dbefore, w1, scale=slope, plus=grad, slope=gamma * slope)
@@ -157,7 +166,7 @@ class FeedForward(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         dw2, db2, dgamma = ScaleProduct.backward(grad, kernels.gelu(before), w2, b2, gamma)
         dbefore = back(grad * gamma.view(-1, 1, 1).to(grad.dtype), w2, before=before)
-        dhidden, dw, db = depthwise_grads(hidden, w, dbefore, 1)
+        dhidden, dw, db = ops.dwconv_backward(hidden, w, dbefore, 1)
         dslope, dshift, dw1, db1 = NormProduct.backward(dhidden, x, slope, shift, w1)
         dx = back(dhidden, w1, scale=slope)
         return dx, dslope, dshift, dgamma, dw1, db1, dw, db, dw2, db2
@@ -166,29 +175,29 @@ class FeedForward(torch.autograd.Function):
 def train(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)`` of a :class:`~van_mm.models.van.Block` that :func:`usable` has accepted, with gradients."""
     attn, lka, mlp = block.attn, block.attn.spatial_gating_unit, block.mlp
-    dtype, one = dtype_for(x), block.norm1.weight.new_ones(x.shape[1])
+    dtype, (gamma_1, gamma_2) = dtype_for(x), layer_scales(block)
     with torch.autocast("cpu", enabled=False):
         convs = (attn.proj_1, lka.conv0, lka.conv_spatial, lka.conv1, attn.proj_2)
         weights = [p for conv in convs for p in (conv.weight, conv.bias)]
-        gamma = one if block.layer_scale_1 is None else block.layer_scale_1
-        branch = Attention.apply(x.to(dtype), *affine(block.norm1, x), gamma, *weights, lka.conv_spatial.dilation[0])
+        factors = affine(block.norm1, *statistics(block.norm1, x))
+        branch = Attention.apply(x.to(dtype), *factors, gamma_1, *weights, lka.conv_spatial.dilation[0])
         x = x + block.drop_path(branch)
         weights = [p for conv in (mlp.fc1, mlp.dwconv.dwconv, mlp.fc2) for p in (conv.weight, conv.bias)]
-        gamma = one if block.layer_scale_2 is None else block.layer_scale_2
-        return x + block.drop_path(FeedForward.apply(x.to(dtype), *affine(block.norm2, x), gamma, *weights))
+        factors = affine(block.norm2, *statistics(block.norm2, x))
+        return x + block.drop_path(FeedForward.apply(x.to(dtype), *factors, gamma_2, *weights))
 
 
-def infer(block: nn.Module, x: Tensor, products: list[tuple[Tensor, Tensor]], shortcut: Tensor) -> Tensor:
+def infer(block: nn.Module, x: Tensor, weights: list[tuple[Tensor, Tensor]], shortcut: Tensor) -> Tensor:
     """``block(x)`` without gradients.
 
     Args:
         block (nn.Module): A Block or :class:`~van_mm.models.fold.FoldedBlock` that :func:`usable` has accepted.
         x (Tensor): (N, C, H, W).
-        products (list): Packed weight, and bias, of proj_1, conv1, proj_2, fc1 and fc2, norms and LayerScale absorbed.
+        weights (list): Packed weight, and bias, of proj_1, conv1, proj_2, fc1 and fc2, norms and LayerScale absorbed.
         shortcut (Tensor): (C,) factors of ``x`` in the attention half.
     """
     lka, conv = block.attn.spatial_gating_unit, block.mlp.dwconv.dwconv
-    proj_1, conv1, proj_2, fc1, fc2 = products
+    proj_1, conv1, proj_2, fc1, fc2 = weights
     u = kernels.pointwise(x, *proj_1, gelu=True)
     far = kernels.dwconv(u, lka.conv0.weight, lka.conv0.bias, 1)
     far = kernels.dwconv(far, lka.conv_spatial.weight, lka.conv_spatial.bias, lka.conv_spatial.dilation[0])
@@ -206,19 +215,17 @@ def run(block: nn.Module, x: Tensor) -> Tensor:
 
 def absorbed(block: nn.Module, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """The last two arguments of :func:`infer` for a Block in eval mode."""
-    attn, mlp = block.attn, block.mlp
-    one = block.norm1.weight.new_ones(x.shape[1])
-    gamma_1, gamma_2 = (one if gamma is None else gamma for gamma in (block.layer_scale_1, block.layer_scale_2))
-    (slope_1, shift_1), (slope_2, shift_2) = affine(block.norm1), affine(block.norm2)
-    conv1 = attn.spatial_gating_unit.conv1
-    products = [
-        (pack(x, attn.proj_1.weight, in_scale=slope_1), attn.proj_1.bias + attn.proj_1.weight.flatten(1) @ shift_1),
+    proj_1, conv1, proj_2, fc1, fc2 = products(block)
+    gamma_1, gamma_2 = layer_scales(block)
+    (slope_1, shift_1), (slope_2, shift_2) = (affine(norm, *statistics(norm)) for norm in (block.norm1, block.norm2))
+    weights = [
+        (pack(x, proj_1.weight, in_scale=slope_1), proj_1.bias + proj_1.weight.flatten(1) @ shift_1),
         (pack(x, conv1.weight), conv1.bias),
-        (pack(x, attn.proj_2.weight, out_scale=gamma_1), (attn.proj_2.bias + shift_1) * gamma_1),
-        (pack(x, mlp.fc1.weight, in_scale=slope_2), mlp.fc1.bias + mlp.fc1.weight.flatten(1) @ shift_2),
-        (pack(x, mlp.fc2.weight, out_scale=gamma_2), mlp.fc2.bias * gamma_2),
+        (pack(x, proj_2.weight, out_scale=gamma_1), (proj_2.bias + shift_1) * gamma_1),
+        (pack(x, fc1.weight, in_scale=slope_2), fc1.bias + fc1.weight.flatten(1) @ shift_2),
+        (pack(x, fc2.weight, out_scale=gamma_2), fc2.bias * gamma_2),
     ]
-    return products, 1 + slope_1 * gamma_1
+    return weights, 1 + slope_1 * gamma_1
 
 
 def dtype_for(x: Tensor) -> torch.dtype:
@@ -238,9 +245,8 @@ def usable(block: nn.Module, x: Tensor) -> bool:
         return False  # its weights are packed at each call, which for few pixels takes longer than it saves
     attn, mlp = block.attn, block.mlp
     lka = attn.spatial_gating_unit
-    products = (attn.proj_1, lka.conv1, attn.proj_2, mlp.fc1, mlp.fc2)
     return (
-        all(type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) for conv in products)
+        all(type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) for conv in products(block))
         and all(hasattr(c, "way") and c.way(x) == "kernel" for c in (lka.conv0, lka.conv_spatial, mlp.dwconv.dwconv))
         and all(type(act) is nn.GELU and act.approximate == "none" for act in (attn.activation, mlp.act))
         and lka.fusion == "mul"

@@ -77,6 +77,17 @@ def load() -> bool:
     return loaded
 
 
+def dwconv_backward(
+    x: Tensor, weight: Tensor, grad: Tensor, dilation: int, needed: tuple[bool, ...] = (True, True, True)
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the input, weight and bias of a depth-wise convolution of ``x``; None for those not needed."""
+    need_x, need_weight, need_bias = needed
+    # That of the input is the convolution of the output's with the kernel turned round.
+    grad_x = torch.ops.van_mm.dwconv(grad, weight.flip(2, 3), None, dilation) if need_x else None
+    grad_weight = torch.ops.van_mm.dwconv_weight_grad(x, grad, weight.shape[2], dilation) if need_weight else None
+    return grad_x, grad_weight, grad.sum((0, 2, 3), dtype=torch.float32) if need_bias else None
+
+
 def register() -> None:
     """Tell PyTorch the kernels' shapes and gradients, for autograd, ``torch.compile`` and export."""
 
@@ -95,13 +106,6 @@ def register() -> None:
         ctx.save_for_backward(x, weight)
 
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
-        # The gradient of the input is the convolution of the output's with the kernel turned round.
-        grad_x = torch.ops.van_mm.dwconv(grad, weight.flip(2, 3), None, ctx.dilation) if need_x else None
-        grad_weight = None
-        if need_weight:
-            grad_weight = torch.ops.van_mm.dwconv_weight_grad(x, grad, weight.shape[2], ctx.dilation)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None
+        return *dwconv_backward(*ctx.saved_tensors, grad, ctx.dilation, ctx.needs_input_grad[:3]), None, None
 
     torch.library.register_autograd("van_mm::dwconv", backward, setup_context=setup_context)
