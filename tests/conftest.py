@@ -17,6 +17,7 @@ FOLDERS = {
     "ImageNet21k": ("imagenet21k", dict(train=2, val=1)),
     "CUB": ("CUB_200_2011", dict(train=1, val=1)),
     "ADE20KDataset": ("ade/ADEChallengeData2016", dict(train=6, val=3)),
+    "SaliencyDataset": ("saliency", dict(train=6, val=2)),
     "CocoDataset": ("coco", dict(train=8, val=3)),
 }
 

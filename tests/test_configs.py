@@ -23,6 +23,7 @@ QUICK = {
     "det/gfl_van_b2_ms_3x_coco",
     "det/mask2former_van_b6_in22k_50e_coco_panoptic",
     "pose/simplebaseline_van_b2_coco_384x288",
+    "seg/edn_van_b2_duts",
     "seg/semantic_fpn_van_b1",
     "seg/upernet_van_b6_in22k",
 }

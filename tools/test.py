@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
         "--out",
         metavar="PATH",
         help="FILE.json: the metrics; FILE.pkl: the predictions; with segmentation a folder: "
-        "the predicted label maps as PNG",
+        "the predicted label or saliency maps as PNG",
     )
     parser.add_argument("--show-dir", metavar="DIR", help="save pictures: image, ground truth, prediction")
     parser.add_argument("--fold", action="store_true", help="fold BatchNorm and LayerScale into convolutions; faster")
@@ -47,7 +47,9 @@ def main(args: argparse.Namespace) -> None:
     elif args.out and not args.out.endswith(".json"):
         if cfg.default_scope != "mmseg":
             raise UserError(f"--out {args.out}: give FILE.json for metrics or FILE.pkl for predictions")
-        evaluators[0].update(output_dir=args.out, keep_results=True)
+        evaluators[0].output_dir = args.out
+        if evaluators[0].type == "CityscapesMetric":
+            evaluators[0].keep_results = True
     if args.tta:
         if "tta_model" not in cfg or "tta_pipeline" not in cfg:
             raise UserError(f"--tta: {args.config} has no tta_model and tta_pipeline")

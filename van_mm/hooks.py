@@ -19,7 +19,8 @@ class PanelHook(Hook):
     """While testing, save a PNG for each image: the image, the ground truth and the prediction side by side.
 
     It draws with the visualizer of the codebase that runs. The ground truth is left out where the data pipeline
-    does not load it (person boxes from a detector); classification shows the image and one labelled copy.
+    does not load it (person boxes from a detector); classification shows the image and one labelled copy, saliency
+    the mask and the map in grey.
 
     Args:
         out_dir (str): Folder of the pictures, made if absent.
@@ -43,6 +44,9 @@ class PanelHook(Hook):
 
     def _draw(self, visualizer: Visualizer, image: np.ndarray, sample) -> list[np.ndarray]:
         """The panels (H, W, 3, BGR) of ``image`` (H, W, 3, RGB), as the codebase's visualizer writes them."""
+        if "seg_logits" in sample and len(sample.seg_logits.data) == 1:
+            maps = (sample.gt_sem_seg.data, sample.seg_logits.data)
+            return [cv2.cvtColor((255 * m[0].float()).byte().cpu().numpy(), cv2.COLOR_GRAY2BGR) for m in maps]
         with tempfile.TemporaryDirectory() as folder:
             file = f"{folder}/panel.png"
             if hasattr(visualizer, "visualize_cls"):

@@ -14,15 +14,13 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from van_mm.configs import NoConfigError, find_config
+from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
+from van_mm.errors import UserError
 from van_mm.models import VAN
 from van_mm.weights import SCHEME, WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
-
-
-class UserError(Exception):
-    """Something the user can mend; the message names the cause and the remedy."""
 
 
 @contextmanager
@@ -33,7 +31,8 @@ def user_errors() -> Iterator[None]:
     except (UserError, NoConfigError, WeightsError) as error:
         if os.environ.get("VAN_MM_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(f"error: {error}")
+        message = str(error).rpartition("UserError: ")[2].rstrip()  # a data loader's worker sends its traceback with it
+        sys.exit(f"error: {message}")
 
 
 def load_config(args: Namespace) -> Config:
@@ -110,6 +109,8 @@ def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
         prefixes = dataset.get("data_prefix") or dataset.get("split") or ""
         if dataset.type.endswith("CUB"):
             prefixes = "images"
+        if dataset.type.endswith("SaliencyDataset"):
+            prefixes = dataset.get("data_prefix") or LAYOUTS[dataset.subset].prefixes
         for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
             expected[root / prefix] = None
         for file in (dataset.get("ann_file"), dataset.get("bbox_file")):

@@ -4,11 +4,17 @@ mmengine imports this module by itself when it meets the scope in a config, so t
 ``dict(type='van_mm.VAN', arch='b2')`` builds in any codebase without ``custom_imports``.
 """
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="van_mm", locations=["van_mm.models"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks"])
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="van_mm", locations=["van_mm.optim"])
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="van_mm", locations=["van_mm.datasets.saliency"])
+TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="van_mm", locations=["van_mm.datasets.saliency"])
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="van_mm", locations=["van_mm.evaluation.saliency"])

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from van_mm.datasets.layouts import LAYOUTS
+
 from .draw import HUES, KEYPOINTS, SHAPES, backdrop, figure, noise, paint, scene, to_uint8
 
 SEED = 2202
@@ -79,13 +81,18 @@ def _progress(items: Iterable, what: str) -> Iterable:
     return track(list(items), description=f"demo data: drawing {what}")
 
 
-def _object_image(rng: np.random.Generator, shape: str, hue: str, size: int = 128) -> np.ndarray:
-    """One thing in the middle of a picture (size, size, 3), with a few grey scraps around it to ignore."""
-    image, _ = backdrop(rng, size, size)
+def _scraps(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Up to three small grey boxes in ``image`` (H, W, 3), to be ignored."""
     for _ in range(rng.integers(0, 4)):
-        x, y = rng.integers(0, size, 2)
+        y, x = (rng.integers(0, side) for side in image.shape[:2])
         w, h = rng.integers(6, 16, 2)
         image[y : y + h, x : x + w] = rng.uniform(40, 210)
+
+
+def _object_image(rng: np.random.Generator, shape: str, hue: str, size: int = 128) -> np.ndarray:
+    """One thing in the middle of a picture (size, size, 3), with a few scraps around it."""
+    image, _ = backdrop(rng, size, size)
+    _scraps(rng, image)
     radius = size * rng.uniform(0.26, 0.4)
     paint(rng, image, shape, hue, size / 2 + rng.uniform(-0.1, 0.1, 2) * size, radius)
     return to_uint8(image)
@@ -138,6 +145,23 @@ def write_ade(root: Path, train: int = 240, val: int = 40, size: tuple[int, int]
             file = f"ADE_{'train' if split == 0 else 'val'}_{i:08d}"
             _write_image(root / "images" / name / f"{file}.jpg", image)
             _write_image(root / "annotations" / name / f"{file}.png", label)
+
+
+def write_saliency(root: Path, train: int = 240, val: int = 40) -> None:
+    """DUTS, DUT-OMRON and PASCAL-S: images of several sizes, and masks of the one or two things in them."""
+    for number, (subset, layout) in enumerate(LAYOUTS.items()):
+        for i in _progress(range(train if subset == "DUTS-TR" else val), subset):
+            rng = _rng(5, number, i)
+            height, width = (int(side) for side in rng.integers(160, 300, 2))
+            image, _ = backdrop(rng, height, width)
+            _scraps(rng, image)
+            salient = np.zeros((height, width), bool)
+            for _ in range(rng.integers(1, 3)):
+                radius = min(height, width) * rng.uniform(0.15, 0.3)
+                center = rng.uniform((radius, radius), (width - radius, height - radius))
+                salient |= paint(rng, image, str(rng.choice(SHAPES)), str(rng.choice(list(HUES))), center, radius)
+            _write_image(root / layout.images / f"{subset}_{i:05d}.jpg", to_uint8(image))
+            _write_image(root / layout.masks / f"{subset}_{i:05d}.png", 255 * salient.astype(np.uint8))
 
 
 def coco_categories() -> list[dict]:
@@ -299,6 +323,7 @@ WRITERS: dict[str, Callable[..., None]] = {
     "ImageNet21k": write_imagenet,
     "CUB": write_cub,
     "ADE20KDataset": write_ade,
+    "SaliencyDataset": write_saliency,
     "CocoDataset": write_coco,
     "CocoPanopticDataset": write_coco,
 }

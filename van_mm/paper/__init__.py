@@ -78,12 +78,14 @@ def check_row(table: dict, row: dict, work_dirs: str | Path = "work_dirs") -> di
         return dict(here=here, wrong=[column for column in here if here[column] != row[column]])
     if "config" not in row:
         return dict(here={}, wrong=[])
-    params, flops = counted(row["config"], tuple(row.get("input") or table["input"]) if "flops" in row else None)
+    wants_flops = "flops" in [*row, *table.get("counts", ())]
+    params, flops = counted(row["config"], tuple(row.get("input") or table["input"]) if wants_flops else None)
     here, wrong = {"params": params / 1e6}, []
     if "params" in row and not equal_as_printed(params, row["params"], 1e6):
         wrong.append("params")
     if flops is not None:
         here["flops"] = flops / 1e9
+    if "flops" in row:
         close = abs(Decimal(here["flops"]) / row["flops"] - 1) <= Decimal(FLOPS_TOLERANCE)
         if not close and not equal_as_printed(flops, row["flops"], 1e9):
             wrong.append("flops")
@@ -126,10 +128,10 @@ LABELS = {"params": "Params (M)", "flops": "FLOPs (G)"}
 
 
 def columns(table: dict) -> list[str]:
-    """Names of a table's columns of numbers, in the order of print."""
-    found = {
-        column: None for row in table["rows"] for column, value in row.items() if isinstance(value, (int, Decimal))
-    }
+    """Names of a table's columns of numbers, in the order of print, after its ``counts``, which are ours alone."""
+    found = dict.fromkeys(table.get("counts", ()))
+    for row in table["rows"]:
+        found |= {column: None for column, value in row.items() if isinstance(value, (int, Decimal))}
     return [column for column in found if column != "channels"]
 
 

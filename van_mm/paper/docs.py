@@ -13,7 +13,7 @@ from . import check_row, columns, config_of, load_paper, markdown
 GROUPS = {
     "cls": "Classification: ImageNet-1K, ImageNet-22K, CUB-200-2011, and the ablations",
     "det": "Object detection, instance and panoptic segmentation on COCO",
-    "seg": "Semantic segmentation on ADE20K",
+    "seg": "Semantic segmentation on ADE20K, and salient object detection",
     "pose": "Human pose on COCO",
 }
 COMMAND = "tools/analysis/paper_tables.py"
