@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,7 @@ class Done:
 
 
 def forget(kind: type) -> None:
-    """Forget the instances of mmengine's visualizers, of which a process has one by name."""
+    """Forget the instances of a class of mmengine of which a process has one by name."""
     kind._instance_dict.clear()
     for child in kind.__subclasses__():
         forget(child)
@@ -66,6 +67,7 @@ def run_tool(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
         monkeypatch.syspath_prepend(str(path.parent))
         forget(Visualizer)
+        forget(MMLogger)  # whose handlers write to the stream of an earlier test
         message, code = "", 0
         try:
             runpy.run_path(str(path), run_name="__main__")

@@ -176,6 +176,16 @@ def test_names():
         find_config("upernet_van_b22")
 
 
+def test_upstream_names():
+    name = "mmdet::retinanet/retinanet_r50_fpn_1x_coco"
+    assert find_config(name) == find_config(f"{name}.py")
+    assert get_config(name).model.type == "RetinaNet"
+    with pytest.raises(FileNotFoundError, match="mmseg::upernet/upernet_r"):
+        find_config("mmseg::upernet/upernet_r51_4xb2-40k_cityscapes-512x1024")
+    with pytest.raises(FileNotFoundError, match="package mmtrack is not installed"):
+        find_config("mmtrack::sort/deepsort")
+
+
 def test_multi_scale_test_is_of_the_test_size():
     """The published multi-scale test scales 2048 x 512, not the image as it lies on disk."""
     resizes = get_config("seg/upernet_van_b2").tta_pipeline[1].transforms[0]

@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
@@ -27,13 +28,13 @@ def list_configs(pattern: str = "*") -> list[str]:
 
 def find_config(name: str) -> str:
     """The path of a config named by a path, by a path below ``configs/`` (``seg/upernet_van_b2``), or by an
-    upstream name (``mmdet::...``, passed on as it is).
+    upstream name (``mmdet::retinanet/retinanet_r50_fpn_1x_coco``).
 
     Raises:
         NoConfigError: If there is none.
     """
     if "::" in name:
-        return name
+        return find_upstream_config(name)
     for path in (Path(name), CONFIGS.parent / name, CONFIGS / name, CONFIGS / f"{name}.py"):
         if path.is_file():
             return str(path.resolve())
@@ -43,6 +44,25 @@ def find_config(name: str) -> str:
         (other for other in ours if Path(other).name in near), key=lambda other: near.index(Path(other).name)
     )
     raise NoConfigError(f"no config '{name}'. Did you mean {', '.join(known or ours)}?")
+
+
+def find_upstream_config(name: str) -> str:
+    """The path of a config that ships with an installed codebase, named as in ``_base_``: ``mmdet::folder/file.py``.
+
+    Raises:
+        NoConfigError: If the codebase is not installed or has none of that name.
+    """
+    codebase, _, file = name.partition("::")
+    spec = find_spec(codebase) if codebase.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise NoConfigError(f"no config '{name}': the package {codebase} is not installed")
+    root = Path(spec.submodule_search_locations[0], ".mim/configs")
+    for path in (root / file, root / f"{file}.py"):
+        if path.is_file():
+            return str(path)
+    theirs = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.py") if "_base_" not in path.parts}
+    near = [f"{codebase}::{theirs[stem]}" for stem in get_close_matches(Path(file).stem, theirs, n=3, cutoff=0.4)]
+    raise NoConfigError(f"no config '{name}'." + (f" Did you mean {', '.join(near)}?" if near else ""))
 
 
 def get_config(name: str) -> Config:

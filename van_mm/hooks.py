@@ -1,16 +1,15 @@
 """Hooks that the four codebases lack."""
 
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.visualization import Visualizer
 
 from .models import VAN, fold
 from .registry import HOOKS
+from .visualization.draw import draw, has_truth
 from .weights import match_state_dict
 
 
@@ -36,38 +35,12 @@ class PanelHook(Hook):
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         for i, sample in enumerate(outputs):
-            image = cv2.imread(sample.img_path)
-            panels = [image, *self._draw(runner.visualizer, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sample)]
-            panels = [cv2.resize(panel, image.shape[1::-1]) for panel in panels]
+            image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+            which = (True, False) if has_truth(sample) else (False,)
+            drawn = [draw(runner.visualizer, image, sample, truth, self.score_thr) for truth in which]
+            panels = [cv2.resize(panel, image.shape[1::-1]) for panel in (image, *drawn)]
             name = f"{batch_idx:05d}_{i}_{Path(sample.img_path).stem}.png"
-            cv2.imwrite(str(self.out_dir / name), np.concatenate(panels, axis=1))
-
-    def _draw(self, visualizer: Visualizer, image: np.ndarray, sample) -> list[np.ndarray]:
-        """The panels (H, W, 3, BGR) of ``image`` (H, W, 3, RGB), as the codebase's visualizer writes them."""
-        if "seg_logits" in sample and len(sample.seg_logits.data) == 1:
-            maps = (sample.gt_sem_seg.data, sample.seg_logits.data)
-            return [cv2.cvtColor((255 * m[0].float()).byte().cpu().numpy(), cv2.COLOR_GRAY2BGR) for m in maps]
-        with tempfile.TemporaryDirectory() as folder:
-            file = f"{folder}/panel.png"
-            if hasattr(visualizer, "visualize_cls"):
-                visualizer.visualize_cls(image, sample, classes=visualizer.dataset_meta["classes"], out_file=file)
-                return [cv2.imread(file)]
-            panels = []
-            for truth in (True, False):
-                if truth and not any(
-                    getattr(sample, key, None) is not None and (key != "gt_instances" or len(sample.gt_instances))
-                    for key in ("gt_sem_seg", "gt_instances", "gt_panoptic_seg")
-                ):
-                    continue
-                visualizer.add_datasample(
-                    "", image, sample, draw_gt=truth, draw_pred=not truth, out_file=file, **self._threshold(visualizer)
-                )
-                panels.append(cv2.imread(file))
-            return panels
-
-    def _threshold(self, visualizer: Visualizer) -> dict:
-        codebase = type(visualizer).__module__.partition(".")[0]
-        return {"mmdet": dict(pred_score_thr=self.score_thr), "mmpose": dict(kpt_thr=0.1)}.get(codebase, {})
+            cv2.imwrite(str(self.out_dir / name), cv2.cvtColor(np.concatenate(panels, axis=1), cv2.COLOR_RGB2BGR))
 
 
 @HOOKS.register_module()

@@ -165,21 +165,32 @@ def build_model(cfg: Config, source: str) -> nn.Module:
         UserError: If the config does not build or the checkpoint is not of this model.
         WeightsError: If the checkpoint can't be had or read.
     """
+    checkpoint = read_checkpoint(source)
+    model = build_random(cfg)
+    model.load_state_dict(check_whole(model, checkpoint, source))
+    return model
+
+
+def build_random(cfg: Config) -> nn.Module:
+    """The config's model as its constructor leaves it, in eval mode; nothing is downloaded.
+
+    Raises:
+        UserError: If the config does not build.
+    """
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
 
-    checkpoint = read_checkpoint(source)
     init_default_scope(cfg.default_scope)
     if "data_preprocessor" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as the runner does
     for node in dicts(cfg.model):
-        node.pop("init_cfg", None)  # the checkpoint has it all
+        node.pop("init_cfg", None)  # a checkpoint has it all
     try:
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
     except Exception as error:
         raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
-    model.load_state_dict(check_whole(model, checkpoint, source))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def check_whole(model: nn.Module, checkpoint: dict, source: str) -> dict[str, torch.Tensor]:

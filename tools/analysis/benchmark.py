@@ -20,22 +20,12 @@ import platform
 import statistics
 from importlib.util import find_spec
 
-OTHERS = {
-    "swin-t": dict(type="mmpretrain.SwinTransformer", arch="tiny"),
-    "swin-s": dict(type="mmpretrain.SwinTransformer", arch="small"),
-    "swin-b": dict(type="mmpretrain.SwinTransformer", arch="base"),
-    "convnext-t": dict(type="mmpretrain.ConvNeXt", arch="tiny"),
-    "convnext-s": dict(type="mmpretrain.ConvNeXt", arch="small"),
-    "convnext-b": dict(type="mmpretrain.ConvNeXt", arch="base"),
-}
-SIZES = [f"b{i}" for i in range(7)]
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--backbones", nargs="+", choices=[*SIZES, *OTHERS], default=["b0", "b2"], metavar="NAME",
-                      help=f"of {', '.join([*SIZES, *OTHERS])} (default: b0 b2)")  # fmt: skip
+    what.add_argument("--backbones", nargs="+", default=["b0", "b2"], metavar="NAME",
+                      help="b0 to b6, swin-t to -b, convnext-t to -b, resnet-50, -101 (default: b0 b2)")  # fmt: skip
     what.add_argument("--configs", nargs="+", help="whole experiments instead of backbones, inference only")
     parser.add_argument("--cases", nargs="+", default=["224x1", "224x8", "512x1"], metavar="SIZExBATCH",
                         help="image side, or HEIGHTxWIDTH, and batch (default: 224x1 224x8 512x1)")  # fmt: skip
@@ -85,17 +75,11 @@ def reference_of(van, arch: str):
 
 def backbones(name: str) -> tuple:
     """A backbone, and the reference: of its size with its weights, or of B2's for another network."""
-    import torch
-    from mmengine.registry import MODELS
+    from van_mm.analysis.backbones import SIZES, build_backbone
 
-    from van_mm import VAN
-
-    torch.manual_seed(0)
     size = name if name in SIZES else "b2"
-    van = VAN(size)
-    van.init_weights()
-    reference = reference_of(van, size)
-    return (van if name in SIZES else MODELS.build(OTHERS[name] | dict(out_indices=(0, 1, 2, 3)))), reference
+    backbone = build_backbone(name)
+    return backbone, reference_of(backbone if name in SIZES else build_backbone(size), size)
 
 
 def whole_models(name: str) -> tuple:
@@ -122,6 +106,7 @@ def measure(name: str, text: str, size: tuple[int, int, int], args: argparse.Nam
     import torch
 
     from van_mm import fold
+    from van_mm.analysis.backbones import SIZES
     from van_mm.analysis.speed import Whole, alternate, inference, kept_bytes, products, ratio, training
 
     height, width, batch = size
@@ -168,25 +153,14 @@ def onnx_session(model, images):
     return lambda: session.run(None, {"images": images.numpy()})
 
 
-def accuracies() -> dict[str, float]:
-    """ImageNet top-1 of the paper by backbone: table 7's VAN and what it sets beside it."""
-    from van_mm.paper import load_paper
-
-    paper = load_paper()
-    van = {row["row"].removeprefix("VAN-").lower(): row["top1"] for row in paper["tables"][7]["rows"]}
-    others = {name.lower(): value for name, value in paper["comparators"]["imagenet1k"].items()}
-    return {name: float(value) for name, value in (others | van).items()}
-
-
 def plot(rows: list[dict], sizes: dict[str, tuple[int, int, int]], file: str) -> None:
     """Bars of images/s; if there is more than one size, time by area; with three backbones, top-1 by images/s."""
-    import matplotlib
+    from van_mm.analysis.backbones import SIZES
+    from van_mm.paper import imagenet_top1
+    from van_mm.visualization.figures import COLOURS, pyplot, save
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    blue, orange, *more = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
-    top1 = accuracies()
+    blue, orange, *more = COLOURS
+    top1 = imagenet_top1()
     names = list(dict.fromkeys(row["model"] for row in rows))
     known = [row for row in rows if row["model"] in top1]
     by_area = len({sizes[row["case"]][:2] for row in rows}) > 1
@@ -225,7 +199,7 @@ def plot(rows: list[dict], sizes: dict[str, tuple[int, int, int]], file: str) ->
                             textcoords="offset points", fontsize=8)  # fmt: skip
         points.set(xlabel="measured: images / s", ylabel="paper: ImageNet-1K top-1, %", title="accuracy by throughput")
         points.margins(0.15)
-    figure.savefig(file, dpi=120)
+    save(figure, file)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -234,9 +208,13 @@ def main(args: argparse.Namespace) -> None:
     from rich.progress import track
 
     from van_mm import ops
+    from van_mm.analysis.backbones import NAMES
     from van_mm.configs import find_config
     from van_mm.launch import UserError
 
+    unknown = set(args.backbones) - set(NAMES)
+    if unknown:
+        raise UserError(f"--backbones: no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is visible")
     if args.configs and args.mode == "train":

@@ -127,6 +127,14 @@ def measured(config: str, table: dict, work_dirs: str | Path) -> dict[str, float
 LABELS = {"params": "Params (M)", "flops": "FLOPs (G)"}
 
 
+def imagenet_top1() -> dict[str, float]:
+    """ImageNet-1K top-1 in percent by backbone, in lower case: table 7's VAN (``b2``) and what it sets beside it."""
+    paper = load_paper()
+    van = {row["row"].removeprefix("VAN-").lower(): row["top1"] for row in paper["tables"][7]["rows"]}
+    others = {name.lower(): value for name, value in paper["comparators"]["imagenet1k"].items()}
+    return {name: float(value) for name, value in (others | van).items()}
+
+
 def columns(table: dict) -> list[str]:
     """Names of a table's columns of numbers, in the order of print, after its ``counts``, which are ours alone."""
     found = dict.fromkeys(table.get("counts", ()))
