@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from van_mm.configs import NoConfigError, find_config
@@ -18,6 +19,7 @@ from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.errors import UserError
 from van_mm.models import VAN
+from van_mm.options import check_options
 from van_mm.weights import SCHEME, WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -73,6 +75,9 @@ def load_config(args: Namespace) -> Config:
         print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
     elif args.demo_iters is not None:
         raise UserError("--demo-iters goes with --demo")
+    if args.cfg_options:
+        init_default_scope(scope)
+        check_options(cfg, args.cfg_options)
     try:
         cfg.merge_from_dict(args.cfg_options)
     except Exception as error:
@@ -178,7 +183,6 @@ def build_random(cfg: Config) -> nn.Module:
         UserError: If the config does not build.
     """
     from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(cfg.default_scope)
     if "data_preprocessor" in cfg:
