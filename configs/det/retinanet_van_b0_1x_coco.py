@@ -18,3 +18,6 @@ model = dict(
     ),
     neck=dict(in_channels=[32, 64, 160, 256]),
 )
+
+# What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
+demo = dict(iters=600)
