@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="go on from a checkpoint; without PATH from the work dir's latest",
+        help="go on from a checkpoint; without PATH from the work dir's latest that is whole",
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision: float16 on a GPU, bfloat16 on the CPU")
     parser.add_argument(
@@ -32,7 +32,6 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from mmengine.device import is_cuda_available
-    from mmengine.runner import find_latest_checkpoint
 
     from van_mm.launch import (
         UserError,
@@ -42,6 +41,7 @@ def main(args: argparse.Namespace) -> None:
         load_config,
         prepare_data,
     )
+    from van_mm.safety import latest_checkpoint
     from van_mm.weights import read_checkpoint
 
     cfg = load_config(args)
@@ -61,8 +61,14 @@ def main(args: argparse.Namespace) -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     resume_from = None
     if args.resume == "auto":
-        cfg.resume = True
-        resume_from = find_latest_checkpoint(cfg.work_dir)
+        found, broken = latest_checkpoint(cfg.work_dir)
+        for path in broken:
+            print(f"{path} is broken or cut short, and left alone", flush=True)
+        if found:
+            cfg.resume, cfg.load_from = True, str(found)
+            resume_from = str(found)
+        else:
+            print(f"{cfg.work_dir} has no checkpoint to resume from; starting from the beginning", flush=True)
     elif args.resume:
         cfg.resume, cfg.load_from = True, args.resume
         resume_from = args.resume

@@ -27,13 +27,18 @@ CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the program with one line on ``UserError``; ``VAN_MM_TRACEBACK=1`` shows where it came from."""
+    """End the program with one line on ``UserError`` and on files that can't be read or written;
+    ``VAN_MM_TRACEBACK=1`` shows where it came from."""
     try:
         yield
-    except (UserError, NoConfigError, WeightsError) as error:
+    except (UserError, NoConfigError, WeightsError, OSError) as error:
         if os.environ.get("VAN_MM_TRACEBACK"):
             traceback.print_exc()
         message = str(error).rpartition("UserError: ")[2].rstrip()  # a data loader's worker sends its traceback with it
+        if isinstance(error, OSError) and not isinstance(error, NoConfigError):
+            if error.filename is None:
+                raise
+            message = f"{error.filename} can't be read or written: {error.strerror}"
         sys.exit(f"error: {message}")
 
 
@@ -66,7 +71,10 @@ def load_config(args: Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
     weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies them
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook]
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook, ConfigDict(type="van_mm.DivergenceHook")]
+    checkpoint_hook = cfg.get("default_hooks", {}).get("checkpoint", {})
+    if "://" not in str(checkpoint_hook.get("out_dir", "")):
+        checkpoint_hook.setdefault("backend_args", ConfigDict(backend="van_mm.AtomicBackend"))
     if args.demo:
         try:
             changes = demo_config(cfg, args.demo_root, args.demo_iters)
@@ -115,7 +123,8 @@ def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
         if dataset.type.endswith("CUB"):
             prefixes = "images"
         if dataset.type.endswith("SaliencyDataset"):
-            prefixes = dataset.get("data_prefix") or LAYOUTS[dataset.subset].prefixes
+            known = LAYOUTS.get(dataset.subset)
+            prefixes = dataset.get("data_prefix") or (known.prefixes if known else "")
         for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
             expected[root / prefix] = None
         for file in (dataset.get("ann_file"), dataset.get("bbox_file")):

@@ -13,7 +13,7 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="van_mm", locations=["van_mm.models"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks", "van_mm.safety"])
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="van_mm", locations=["van_mm.optim"])
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="van_mm", locations=["van_mm.datasets.saliency"])
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="van_mm", locations=["van_mm.datasets.saliency"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -21,6 +22,7 @@ def classifier(name):
     backbone, channels, _ = BACKBONES[name]
     neck = None if name == "convnext" else dict(type="GlobalAveragePooling")
     head = dict(type="LinearClsHead", in_channels=channels, num_classes=10)
+    init_default_scope("mmpretrain")
     torch.manual_seed(0)
     model = MODELS.build(dict(type="ImageClassifier", backbone=backbone, neck=neck, head=head))
     model.eval()

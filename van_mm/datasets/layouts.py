@@ -91,5 +91,8 @@ def check_mask(mask: np.ndarray, file: str | Path, size: tuple[int, int], grey: 
         return f"mask {file} has no value above {mask.max()}: a label map? Masks are 0 and 255"
     share = np.mean((mask > 10) & (mask < 245))
     if share > GREY_LIMIT and not grey:
-        return f"mask {file} is not binary: {share:.0%} of its pixels are neither black nor white"
+        return (
+            f"mask {file} is not binary: {share:.0%} of its pixels are neither black nor white (where shades are "
+            "meant, the data set takes grey=True)"
+        )
     return None

@@ -7,13 +7,14 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from van_mm.demo import dicts
+from van_mm.errors import UserError
 
 from .draw import draw, is_saliency
 from .figures import heat_over, pyplot
@@ -22,14 +23,23 @@ from .figures import heat_over, pyplot
 def dataset_meta(cfg: Config) -> dict:
     """Names of classes and keypoints, and colours, that the config's data set has; its files are not needed."""
     init_default_scope(cfg.default_scope)
-    dataset = next(node for node in dicts(cfg.test_dataloader.dataset) if "pipeline" in node)
-    return DATASETS.build(dict(copy.deepcopy(dataset), pipeline=[], lazy_init=True)).metainfo
+    return DATASETS.build(dict(copy.deepcopy(tested_dataset(cfg)), pipeline=[], lazy_init=True)).metainfo
 
 
 def pipeline_of(cfg: Config) -> Compose:
     """The config's test pipeline for pictures in memory: nothing is loaded from files."""
-    dataset = next(node for node in dicts(cfg.test_dataloader.dataset) if "pipeline" in node)
-    return Compose([node for node in dataset.pipeline if "Load" not in node["type"]])
+    return Compose([node for node in tested_dataset(cfg).pipeline if "Load" not in node["type"]])
+
+
+def tested_dataset(cfg: Config) -> ConfigDict:
+    """The (first) data set that the config tests on.
+
+    Raises:
+        UserError: If it only trains.
+    """
+    if not cfg.test_dataloader:
+        raise UserError(f"{cfg.filename} only trains: it has no test pipeline to feed pictures by")
+    return next(node for node in dicts(cfg.test_dataloader.dataset) if "pipeline" in node)
 
 
 class Predictor:

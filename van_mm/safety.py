@@ -1,0 +1,173 @@
+"""What keeps a long run from being lost: checkpoints that are whole or absent, and steps that are not taken when a
+loss or gradient is not finite."""
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+
+from van_mm.errors import UserError
+from van_mm.registry import HOOKS
+
+
+@register_backend("van_mm.AtomicBackend")
+class AtomicBackend(LocalBackend):
+    """mmengine's local files, but one that is written appears under its name when all of it is on the disk.
+
+    ``default_hooks.checkpoint.backend_args = dict(backend='van_mm.AtomicBackend')`` makes mmengine's CheckpointHook
+    write with it; ``tools/train.py`` does.
+
+    Raises:
+        UserError: If it can't be written, as on a full disk. What was under the name before is still there.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes beside ``filepath``, and rename."""
+        path = Path(filepath)
+        draft = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+                draft = file.name
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(draft, 0o644)
+            os.replace(draft, path)
+        except OSError as error:
+            if draft is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(draft)
+            raise UserError(
+                f"{path} ({len(obj) / 2**20:.0f} MB) can't be written: {error.strerror}. Earlier checkpoints are "
+                "whole; make room and go on with --resume"
+            ) from error
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint file has everything that was written into it, by the checksums of its parts."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError):
+        return False
+
+
+def latest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[Path]]:
+    """The checkpoint that a run goes on from, and newer ones that are broken.
+
+    Args:
+        work_dir (str | Path): Of the run; ``last_checkpoint`` in it need not be there, or right.
+
+    Returns:
+        tuple[Path | None, list[Path]]: The newest whole one of ``epoch_N.pth`` and ``iter_N.pth``.
+    """
+    found = [path for kind in ("epoch", "iter") for path in Path(work_dir).glob(f"{kind}_*.pth")]
+    broken = []
+    for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, steps_of(path)), reverse=True):
+        if is_whole(path):
+            return path, broken
+        broken.append(path)
+    return None, broken
+
+
+def steps_of(checkpoint: Path) -> int:
+    """N of ``epoch_N.pth`` and ``iter_N.pth``."""
+    number = checkpoint.stem.partition("_")[2]
+    return int(number) if number.isdigit() else 0
+
+
+@HOOKS.register_module()
+class DivergenceHook(Hook):
+    """Leave out the optimiser's step where a loss or a gradient is NaN or infinite, and stop after several in a row.
+
+    A step that is left out changes nothing: parameters, the optimiser's moments and the statistics of norms stay what
+    they were. Each is logged with the files of its batch. A checkpoint whose weights are not finite is not written.
+
+    Args:
+        patience (int): Bad steps in a row that end the run. Defaults to 10.
+
+    Raises:
+        UserError: When they do; the message names iteration, files and the last checkpoint.
+    """
+
+    priority = "VERY_HIGH"  # before EMAHook takes the statistics over
+
+    def __init__(self, patience: int = 10) -> None:
+        self.patience = patience
+        self.in_a_row = self.skipped = 0
+        self.bad = False
+
+    def before_train(self, runner) -> None:
+        wrapper = runner.optim_wrapper
+        wrappers = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        self.handles = [one.optimizer.register_step_pre_hook(self.look) for one in wrappers]
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.buffers = list(model.buffers())
+        self.kept = [buffer.clone() for buffer in self.buffers]
+
+    def after_train(self, runner) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def look(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Before a step: drop all gradients if one of them is not finite, which leaves the optimiser nothing to do."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch._foreach_norm([p.grad for p in parameters])
+        if norms and not torch.stack([norm.to(norms[0]) for norm in norms]).isfinite().all():
+            self.bad = True
+            for parameter in parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else None
+        bad = self.bad or (loss is not None and not bool(torch.as_tensor(loss).isfinite()))
+        self.bad = False
+        if not bad:
+            self.in_a_row = 0
+            torch._foreach_copy_(self.kept, self.buffers)
+            return
+        torch._foreach_copy_(self.buffers, self.kept)
+        self.in_a_row += 1
+        self.skipped += 1
+        files = ", ".join(map(str, files_of(data_batch))) or "unknown"
+        if self.in_a_row < self.patience:
+            runner.logger.warning(
+                f"iteration {runner.iter + 1}: the loss or a gradient is not finite; the step is left out "
+                f"({self.skipped} so far). Its files: {files}"
+            )
+            return
+        last, _ = latest_checkpoint(runner.work_dir)
+        raise UserError(
+            f"training diverged: {self.in_a_row} steps in a row up to iteration {runner.iter + 1} had a loss or a "
+            f"gradient that is not finite. The last batch: {files}. The last good checkpoint: {last or 'none'}. Lower "
+            "the learning rate (optim_wrapper.optimizer.lr), clip gradients (optim_wrapper.clip_grad.max_norm), or "
+            "check the data"
+        )
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        wrong = [
+            key
+            for key, value in checkpoint["state_dict"].items()
+            if value.is_floating_point() and not value.isfinite().all()
+        ]
+        if wrong:
+            raise UserError(
+                f"the model has weights that are not finite, {', '.join(wrong[:3])} and {len(wrong) - len(wrong[:3])} "
+                "more; no checkpoint of it is written"
+            )
+
+
+def files_of(batch) -> list[str]:
+    """The picture files of a batch, as its data samples know them."""
+    samples = batch.get("data_samples", []) if isinstance(batch, dict) else []
+    return [sample.metainfo["img_path"] for sample in samples if "img_path" in getattr(sample, "metainfo", {})]
