@@ -51,7 +51,7 @@ def build(config: str, demo_root, tmp_path, gpus: int = 0) -> Runner:
         cfg[name] = rooted(cfg[name], str(demo_root))
     if cfg.default_scope == "mmpretrain":
         cfg.train_dataloader.collate_fn = dict(type="default_collate")
-    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False, drop_last=False)
     cfg.model.backbone.update(arch=shallow(cfg.model.backbone.arch), init_cfg=None)
     runner = Runner.from_cfg(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
@@ -73,6 +76,10 @@ class Net(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
 
+    def val_step(self, data):
+        torch.rand(3), np.random.random()
+        return [self.layers(data["inputs"])]
+
     def train_step(self, data, optim_wrapper):
         loss = self.layers(data["inputs"]).square().mean()
         optim_wrapper.update_params(loss)
@@ -122,6 +129,86 @@ def test_a_bad_batch_leaves_no_trace(value, tmp_path):
     assert states[0][0]["step"] == 5 and all(
         torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i]
     )
+
+
+class Noise(torch.utils.data.Dataset):
+    """Pictures that are another draw each time, from each of the three generators."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        draw = random.random() + np.random.random() + torch.rand(())
+        return dict(inputs=index + draw * torch.ones(8, 4))
+
+
+def noisy_runner(by_epoch, work_dir, name, length, resume=None):
+    """A run on :class:`Noise` with dropout, that validates at its half and at its end."""
+    torch.manual_seed(0)
+    net = Net()
+    net.layers.insert(1, nn.Dropout(0.3))
+    loop = dict(by_epoch=True, max_epochs=length, val_interval=1) if by_epoch else dict(
+        by_epoch=False, max_iters=6 * length, val_interval=6
+    )  # fmt: skip
+    loader = dict(
+        dataset=Noise(),
+        sampler=dict(type="DefaultSampler" if by_epoch else "InfiniteSampler", shuffle=True),
+        batch_size=2,
+        collate_fn=lambda samples: dict(inputs=torch.cat([sample["inputs"] for sample in samples])),
+    )
+    return Runner(
+        net,
+        str(work_dir),
+        train_dataloader=loader,
+        val_dataloader=dict(loader, sampler=dict(type="DefaultSampler", shuffle=False)),
+        val_evaluator=Nothing(),
+        val_cfg=dict(),
+        train_cfg=loop,
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.1)),
+        param_scheduler=dict(type="LinearLR", start_factor=0.1, end=20, by_epoch=False),
+        custom_hooks=[dict(type="van_mm.ExactResumeHook"), dict(type="EMAHook")],
+        default_hooks=dict(
+            checkpoint=dict(type="CheckpointHook", by_epoch=by_epoch, interval=1 if by_epoch else 4),
+            sampler_seed=dict(type="DistSamplerSeedHook"),
+        ),
+        randomness=dict(seed=5),
+        resume=resume is not None,
+        load_from=resume and str(resume),
+        log_level="WARNING",
+        experiment_name=name,
+    )
+
+
+class Nothing(Evaluator):
+    """An evaluator that finds nothing."""
+
+    def __init__(self):
+        super().__init__([])
+
+    def process(self, data_samples, data_batch=None):
+        random.random()
+
+    def evaluate(self, size):
+        return dict(nothing=0.0)
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_resume_is_exact(by_epoch, tmp_path):
+    """In both loops: order of the data, augmentation, dropout, averages, schedule, and validation in between."""
+    whole = noisy_runner(by_epoch, tmp_path / "a", f"a{by_epoch}", 4)
+    whole.train()
+    noisy_runner(by_epoch, tmp_path / "b", f"b{by_epoch}", 4).train()
+    last = "epoch_4.pth" if by_epoch else "iter_24.pth"
+    expected = torch.load(tmp_path / "a" / last, weights_only=False)
+    for stop in ("epoch_2.pth", "epoch_3.pth") if by_epoch else ("iter_4.pth", "iter_8.pth", "iter_20.pth"):
+        random.seed(9), np.random.seed(9), torch.manual_seed(9)
+        resumed = noisy_runner(by_epoch, tmp_path / "c", f"c{stop}", 4, resume=tmp_path / "b" / stop)
+        resumed.train()
+        found = torch.load(tmp_path / "c" / last, weights_only=False)
+        for part in ("state_dict", "ema_state_dict"):
+            for key, value in expected[part].items():
+                assert torch.equal(value, found[part][key]), (stop, part, key)
+        assert expected["param_schedulers"] == found["param_schedulers"]
 
 
 def test_several_in_a_row_end_the_run(tmp_path):

@@ -75,9 +75,13 @@ def main(args: argparse.Namespace) -> None:
 
     prepare_data(cfg, args, ("train",) if args.no_validate else ("train", "val"))
     check_pretrained(cfg)
+    checkpoint = read_checkpoint(resume_from) if resume_from else {}
+    seed = checkpoint.get("meta", {}).get("seed")
+    if seed is not None and cfg.get("randomness", {}).get("seed") is None:
+        cfg.randomness = dict(cfg.get("randomness", {}), seed=seed)  # the order of the data is drawn from it
     runner = build_runner(cfg)
     if resume_from:
-        check_whole(runner.model, read_checkpoint(resume_from), resume_from)
+        check_whole(runner.model, checkpoint, resume_from)
     runner.train()
 
 

@@ -71,7 +71,8 @@ def load_config(args: Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
     weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies them
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook, ConfigDict(type="van_mm.DivergenceHook")]
+    ours = [ConfigDict(type="van_mm.DivergenceHook"), ConfigDict(type="van_mm.ExactResumeHook")]
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook, *ours]
     checkpoint_hook = cfg.get("default_hooks", {}).get("checkpoint", {})
     if "://" not in str(checkpoint_hook.get("out_dir", "")):
         checkpoint_hook.setdefault("backend_args", ConfigDict(backend="van_mm.AtomicBackend"))

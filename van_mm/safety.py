@@ -1,12 +1,15 @@
-"""What keeps a long run from being lost: checkpoints that are whole or absent, and steps that are not taken when a
-loss or gradient is not finite."""
+"""What keeps a long run from being lost: checkpoints that are whole or absent, resuming that changes nothing, and
+steps that are not taken when a loss or gradient is not finite."""
 
 import contextlib
 import os
+import random
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
@@ -34,6 +37,8 @@ class AtomicBackend(LocalBackend):
         draft = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}-*"):  # by a process that was killed
+                left.unlink()
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
                 draft = file.name
                 file.write(obj)
@@ -82,6 +87,79 @@ def steps_of(checkpoint: Path) -> int:
     """N of ``epoch_N.pth`` and ``iter_N.pth``."""
     number = checkpoint.stem.partition("_")[2]
     return int(number) if number.isdigit() else 0
+
+
+def random_state() -> dict:
+    """The states of all random generators of this process, as a checkpoint can hold them."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return dict(
+        python=random.getstate(),
+        numpy=(kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
+
+
+def set_random_state(state: dict) -> None:
+    """Put :func:`random_state` back."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+class Advancing:
+    """A data loader's iterator that calls ``arrived`` when the batches that a run had before are passed over."""
+
+    def __init__(self, iterator: Iterator, passed: int, arrived) -> None:
+        self.iterator, self.left, self.arrived = iterator, passed, arrived
+
+    def __next__(self):
+        batch = next(self.iterator)
+        self.left -= 1
+        if self.left == 0:
+            self.arrived()
+        return batch
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Let a resumed run go on with the random numbers that it would have had.
+
+    Checkpoints get the states of the random generators; validation, which a resumed run does not repeat, leaves them
+    as they were. mmengine itself restores model, averages, optimiser, scheduler, scaler and the sampler's place. The
+    result is that of the uninterrupted run to the bit, on one process on the CPU, unless an epoch-based run has
+    persistent workers, whose own generators go on from epoch to epoch.
+    """
+
+    def __init__(self) -> None:
+        self.resumed = None
+
+    def before_val(self, runner) -> None:
+        self.training = random_state()
+
+    def after_val(self, runner) -> None:
+        set_random_state(self.training)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint["random_state"] = random_state()
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume:
+            self.resumed = checkpoint.get("random_state")
+
+    def before_train_epoch(self, runner) -> None:
+        if self.resumed is None:
+            return
+        state, self.resumed = self.resumed, None
+        loop = runner.train_loop
+        if hasattr(loop, "dataloader_iterator") and loop.iter:  # which mmengine advances after this
+            loop.dataloader_iterator = Advancing(loop.dataloader_iterator, loop.iter, lambda: set_random_state(state))
+        else:
+            set_random_state(state)
 
 
 @HOOKS.register_module()
