@@ -13,6 +13,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
+from tests.conftest import ROOT
 from tests.tools.test_train_test import refused
 from van_mm.errors import UserError
 from van_mm.safety import AtomicBackend, is_whole, latest_checkpoint
@@ -253,3 +254,15 @@ def test_config_of_the_tools(run_tool, demo_root, tmp_path):
     dumped = Config.fromfile(next((tmp_path / "run").glob("*.py")))
     assert dumped.default_hooks.checkpoint.backend_args.backend == "local"
     assert (tmp_path / "run/iter_1.pth").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(run_process, demo_root):
+    """The script with a few kills; it is documented with twenty."""
+    script = ROOT / "tools/misc/kill_and_resume.py"
+    options = ("--kills", 3, "--while-writing", 1, "--iters", 120, "--demo-root", demo_root)
+    done = run_process(script, "cls/van_b0_in1k", *options)
+    assert done.returncode == 0, done.stdout
+    assert "killed 2 times between and 1 times while a checkpoint was written; the final weights are the same" in (
+        done.stdout
+    )
