@@ -84,7 +84,7 @@ def _progress(items: Iterable, what: str) -> Iterable:
 def _scraps(rng: np.random.Generator, image: np.ndarray) -> None:
     """Up to three small grey boxes in ``image`` (H, W, 3), to be ignored."""
     for _ in range(rng.integers(0, 4)):
-        y, x = (rng.integers(0, side) for side in image.shape[:2])
+        x, y = (rng.integers(0, side) for side in image.shape[1::-1])
         w, h = rng.integers(6, 16, 2)
         image[y : y + h, x : x + w] = rng.uniform(40, 210)
 
