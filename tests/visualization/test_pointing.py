@@ -51,7 +51,7 @@ def train(run_tool, tmp_path, base, changes):
     (tmp_path / "b0.py").write_text(f"_base_ = {str(CONFIGS / base)!r}\n{changes}\n")
     done = run_tool("train", tmp_path / "b0.py", "--demo", "--work-dir", tmp_path / "run", "--no-validate")
     assert done.returncode == 0, done.stdout
-    return get_config(tmp_path / "b0.py"), (tmp_path / "run/last_checkpoint").read_text()
+    return get_config(str(tmp_path / "b0.py")), (tmp_path / "run/last_checkpoint").read_text()
 
 
 @pytest.mark.slow
