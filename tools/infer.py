@@ -118,7 +118,7 @@ def batches(files: list[Path], size: int, skipped: dict[str, str]) -> Iterator[l
             batch.append((file, read_image(file)))
         except UserError as error:
             skipped[str(file)] = str(error)
-        if batch and (len(batch) == size or file == files[-1]):
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:

@@ -141,6 +141,17 @@ def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
         )
 
 
+@contextmanager
+def building() -> Iterator[None]:
+    """Turn any error of a constructor into a ``UserError``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
+
+
 def build_runner(cfg: Config):
     """``Runner.from_cfg``, where what is wrong with the config ends in one message.
 
@@ -149,10 +160,8 @@ def build_runner(cfg: Config):
     """
     from mmengine.runner import Runner
 
-    try:
+    with building():
         return Runner.from_cfg(cfg)
-    except Exception as error:
-        raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
 
 
 def check_pretrained(cfg: Config) -> None:
@@ -199,10 +208,8 @@ def build_random(cfg: Config) -> nn.Module:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as the runner does
     for node in dicts(cfg.model):
         node.pop("init_cfg", None)  # a checkpoint has it all
-    try:
+    with building():
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    except Exception as error:
-        raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
     model.eval()
     return model
 

@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    import numpy as np
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import DATASETS
     from mmengine.runner import set_random_seed
@@ -40,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
 
     from van_mm.demo import dicts
     from van_mm.errors import UserError
-    from van_mm.launch import build_random, load_config, prepare_data
+    from van_mm.launch import build_random, building, load_config, prepare_data
     from van_mm.visualization.fed import caption, fed
     from van_mm.visualization.figures import grid
 
@@ -58,14 +59,8 @@ def main(args: argparse.Namespace) -> None:
         if node.get("type") == "PackPoseInputs":
             node.pack_transformed = True  # keypoints of the picture that is fed, beside those of the file
     preprocessor = build_random(cfg).data_preprocessor  # a model may add to it: mixup, cutmix
-    try:
+    with building():
         dataset = DATASETS.build(loader.dataset)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
-    import numpy as np
-
     order = np.random.permutation(len(dataset)) if args.shuffle else np.arange(len(dataset))
     order = order[: args.num].tolist()
     samples = [dataset[i] for i in track(order, "loading", console=Console(stderr=True))]

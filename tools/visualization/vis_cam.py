@@ -4,8 +4,8 @@
 python tools/visualization/vis_cam.py cat.jpg dog.jpg --model cls/van_b2_in1k CHECKPOINT \\
     --model mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py CHECKPOINT --target 'tiger cat' --out cam.png
 
-By default the map that the backbone returns is weighed, and the class is the one predicted. A NAME.json beside the
-picture tells the class and its probability for each.
+By default the backbone's last layer before its final norm is weighed, and the class is the one predicted. A NAME.json
+beside the picture tells the class and its probability for each.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
     if find_spec("pytorch_grad_cam") is None:
         raise UserError("vis_cam.py needs the grad-cam library: pip install grad-cam")
     from van_mm.visualization.cam import Network, activation_map, find_class
+    from van_mm.visualization.draw import class_name
     from van_mm.visualization.figures import grid, heat_over
     from van_mm.visualization.inputs import find_inputs
     from van_mm.visualization.models import load_models, prepare
@@ -72,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
         maps, scores = activation_map(Network(model), images, targets, args.target_layer, args.method)
         targets = targets or scores.argmax(1).tolist()
         for i, (file, target) in enumerate(zip(files, targets, strict=True)):
-            label = str(classes[target]).split(",")[0] if classes else str(target)
+            label = class_name(classes, target)
             if not rows[i]:
                 rows[i].append(seen[i])
                 titles[i].append(file.name[:28])

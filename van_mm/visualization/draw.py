@@ -1,12 +1,32 @@
 """Predictions and ground truth drawn on a picture, by the visualizer of the codebase they come from."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
+from uuid import uuid4
 
 import cv2
 import numpy as np
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
+
+
+def visualizer_of(cfg: Config, meta: dict) -> Visualizer:
+    """The config's visualizer, which writes nothing by itself, with the classes and colours of ``meta``."""
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=uuid4().hex, vis_backends=None))
+    visualizer.alpha = 0.6
+    if cfg.default_scope == "mmpose":
+        visualizer.set_dataset_meta(meta)
+    else:
+        visualizer.dataset_meta = meta
+    return visualizer
+
+
+def class_name(classes: Sequence[str] | None, label: int) -> str:
+    """A class's name, of several the first; its number where the data set has no names."""
+    return str(classes[label]).split(",")[0] if classes else str(label)
 
 
 def draw(

@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import nn
 
-from .draw import draw
+from .draw import class_name, draw, visualizer_of
 
 LEGIBLE = 400  # pixels of a picture's shorter side that the visualizers' lines and letters are made for
 
@@ -33,12 +32,7 @@ def fed(batch: dict, preprocessor: nn.Module, meta: dict, cfg: Config) -> list[n
     images = [np.ascontiguousarray(picture if swapped else picture[..., ::-1]) for picture in pixels]
     if cfg.default_scope == "mmpretrain":
         return images
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=f"fed{id(batch)}", vis_backends=None))
-    if cfg.default_scope == "mmpose":
-        visualizer.set_dataset_meta(meta)
-    else:
-        visualizer.dataset_meta = meta
-    visualizer.alpha = 0.6
+    visualizer = visualizer_of(cfg, meta)
     factor = max(1, round(LEGIBLE / min(pixels.shape[1:3])))  # small pictures are enlarged, for the visualizer's text
     drawn = []
     for image, sample in zip(images, batch["data_samples"], strict=True):
@@ -80,7 +74,7 @@ def caption(sample: BaseDataElement, meta: dict) -> str:
     classes = meta.get("classes")
 
     def name(label: int) -> str:
-        return str(classes[label]).split(",")[0][:20] if classes else str(label)
+        return class_name(classes, label)[:20]
 
     if "gt_score" in sample:
         shares, labels = sample.gt_score.topk(min(2, len(sample.gt_score)))

@@ -14,7 +14,7 @@ from van_mm.errors import UserError
 from van_mm.launch import build_model, load_config
 
 from .inputs import read_image
-from .predict import pipeline_of
+from .predict import as_loaded, pipeline_of
 
 
 def load_models(args: Namespace, pairs: Sequence[tuple[str, str]]) -> list[tuple[Config, nn.Module]]:
@@ -48,8 +48,7 @@ def prepare(cfg: Config, model: nn.Module, files: Sequence[str], size: int | Non
     for file in files:
         image = read_image(file)
         if size is None:
-            shape = image.shape[:2]
-            entry = pipeline(dict(img=image, img_path=str(file), img_id=0, img_shape=shape, ori_shape=shape))
+            entry = pipeline(as_loaded(image))
         else:
             pixels = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
             entry = dict(inputs=torch.from_numpy(pixels.transpose(2, 0, 1).copy()))

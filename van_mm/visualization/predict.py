@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from van_mm.demo import dicts
 from van_mm.errors import UserError
 
-from .draw import draw, is_saliency
+from .draw import class_name, draw, is_saliency, visualizer_of
 from .figures import heat_over, pyplot
 
 
@@ -42,6 +42,12 @@ def tested_dataset(cfg: Config) -> ConfigDict:
     return next(node for node in dicts(cfg.test_dataloader.dataset) if "pipeline" in node)
 
 
+def as_loaded(image: np.ndarray, number: int = 0) -> dict:
+    """A picture (H, W, 3, uint8, BGR) as the pipelines' loading leaves it."""
+    size = image.shape[:2]
+    return dict(img=image, img_path="", img_id=number, img_shape=size, ori_shape=size)
+
+
 class Predictor:
     """A model that takes pictures and gives data samples, drawings and records.
 
@@ -59,12 +65,7 @@ class Predictor:
         self.classes = self.meta.get("classes")
         self.pipeline = pipeline_of(cfg)
         self.model, self.amp, self.score_thr, self.topk = model, amp, score_thr, topk
-        self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=f"predictor{id(self)}", vis_backends=None))
-        self.visualizer.alpha = 0.6
-        if self.task == "mmpose":
-            self.visualizer.set_dataset_meta(self.meta)
-        else:
-            self.visualizer.dataset_meta = self.meta
+        self.visualizer = visualizer_of(cfg, self.meta)
 
     def __call__(
         self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None] | None = None
@@ -81,7 +82,7 @@ class Predictor:
         """
         entries = []
         for i, image in enumerate(images):
-            data = dict(img=image, img_path="", img_id=i, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+            data = as_loaded(image, i)
             if self.task != "mmpose":
                 entries.append((i, self.pipeline(data)))
                 continue
@@ -127,10 +128,6 @@ class Predictor:
 
         return merge_data_samples(samples) if samples else PoseDataSample()
 
-    def name(self, label: int) -> str:
-        """A class's name, its number where the data set has no names."""
-        return str(self.classes[label]).split(",")[0] if self.classes else str(label)
-
     def record(self, sample: BaseDataElement) -> dict:
         """A prediction as JSON can hold it.
 
@@ -174,7 +171,7 @@ class Predictor:
         return dict(instances=found)
 
     def _class(self, label: int) -> dict:
-        return {"class": self.name(label), "index": label}
+        return {"class": class_name(self.classes, label), "index": label}
 
     def _segments(self, labels: np.ndarray) -> list[dict]:
         values, counts = np.unique(labels, return_counts=True)
