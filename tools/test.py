@@ -62,9 +62,9 @@ def main(args: argparse.Namespace) -> None:
 
     prepare_data(cfg, args, ("test",))
     runner = build_runner(cfg)
-    check_whole(runner.model.module if args.tta else runner.model, checkpoint, args.checkpoint)
+    check_whole(runner.model, checkpoint, args.checkpoint)
     metrics = runner.test()
-    if args.out and args.out.endswith(".json"):
+    if args.out and args.out.endswith(".json") and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         dump({key: float(value) for key, value in metrics.items()}, args.out)
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from .models import VAN, fold
 from .registry import HOOKS
 from .visualization.draw import draw, has_truth
-from .weights import match_state_dict
+from .weights import bare, match_state_dict
 
 
 @HOOKS.register_module()
@@ -51,9 +50,7 @@ class AnyVANWeightsHook(Hook):
     """
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if isinstance(model, BaseTTAModel):
-            model = model.module
+        model = bare(runner.model)
         if not runner._resume and isinstance(getattr(model, "backbone", None), VAN):
             checkpoint["state_dict"] = match_state_dict(model, checkpoint)
 

@@ -2,6 +2,7 @@
 long work starts, and turning what goes wrong into one message."""
 
 import os
+import signal
 import sys
 import traceback
 from argparse import Namespace
@@ -11,16 +12,19 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import barrier, get_rank
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from van_mm import distributed
 from van_mm.configs import NoConfigError, find_config
 from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.errors import UserError
 from van_mm.models import VAN
 from van_mm.options import check_options
-from van_mm.weights import SCHEME, WeightsError, match_state_dict, mismatches, read_checkpoint, unwrap
+from van_mm.safety import Stopped
+from van_mm.weights import SCHEME, WeightsError, bare, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 
@@ -39,7 +43,19 @@ def user_errors() -> Iterator[None]:
             if error.filename is None:
                 raise
             message = f"{error.filename} can't be read or written: {error.strerror}"
-        sys.exit(f"error: {message}")
+        sys.exit(f"error: {distributed.failed(message)}")
+    except Stopped as stopped:
+        distributed.finish()
+        print(stopped, flush=True)
+        sys.exit(128 + stopped.signum)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        first = distributed.failed(f"{type(error).__name__}: {error}")
+        if distributed.watch is not None and not first.startswith(f"rank {distributed.watch.rank} "):
+            sys.exit(f"error: {first}")  # this one only lost the other
+        raise
+    distributed.finish()
 
 
 def load_config(args: Namespace) -> Config:
@@ -71,7 +87,7 @@ def load_config(args: Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
     weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies them
-    ours = [ConfigDict(type="van_mm.DivergenceHook"), ConfigDict(type="van_mm.ExactResumeHook")]
+    ours = [ConfigDict(type=f"van_mm.{name}Hook") for name in ("Divergence", "ExactResume", "Stop")]
     cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook, *ours]
     checkpoint_hook = cfg.get("default_hooks", {}).get("checkpoint", {})
     if "://" not in str(checkpoint_hook.get("out_dir", "")):
@@ -91,7 +107,18 @@ def load_config(args: Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     except Exception as error:
         raise UserError(f"--cfg-options {args.cfg_options}: {error}") from error
+    distributed.start(cfg)
     return cfg
+
+
+@contextmanager
+def rank_0_first() -> Iterator[None]:
+    """Let the first process of several do something before the others do."""
+    if get_rank():
+        barrier()
+    yield
+    if not get_rank():
+        barrier()
 
 
 def datasets(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:
@@ -114,7 +141,8 @@ def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
     if args.demo:
         for dataset in datasets(cfg, ("train", "val", "test")):
             try:
-                make_demo_data(dataset.type, dataset.data_root)
+                with rank_0_first():
+                    make_demo_data(dataset.type, dataset.data_root)
             except (ValueError, OSError) as error:
                 raise UserError(error) from error
     expected: dict[Path, None] = {}
@@ -175,7 +203,8 @@ def check_pretrained(cfg: Config) -> None:
         if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
             source = init_cfg["checkpoint"]
             if "://" not in source or source.startswith(("http://", "https://", SCHEME)):
-                read_checkpoint(source)  # other schemes, as torchvision://, are mmengine's
+                with rank_0_first():
+                    read_checkpoint(source)  # other schemes, as torchvision://, are mmengine's
 
 
 def build_model(cfg: Config, source: str) -> nn.Module:
@@ -223,6 +252,7 @@ def check_whole(model: nn.Module, checkpoint: dict, source: str) -> dict[str, to
     Raises:
         UserError: If keys are missing, left over or of another shape; the message counts and names them.
     """
+    model = bare(model)
     own = model.state_dict()
     try:
         weights = (

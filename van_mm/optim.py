@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from torch import nn
 
 from van_mm.registry import OPTIM_WRAPPERS
+from van_mm.weights import bare
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -35,7 +35,7 @@ class BFloat16OptimWrapper(OptimWrapper):
             if not self.backbone_only:
                 stack.enter_context(autocast(dtype=torch.bfloat16))
             else:
-                backbone = (model.module if is_model_wrapper(model) else model).backbone
+                backbone = bare(model).backbone
                 inside = stack.enter_context(ExitStack())
 
                 def enter(module: nn.Module, inputs: tuple) -> None:

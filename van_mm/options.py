@@ -14,8 +14,8 @@ from van_mm.errors import UserError
 ROOTS = [value for value in vars(registries).values() if isinstance(value, Registry)]
 # What a config may have beside the arguments of the Runner, which reads some of them itself.
 TOP_LEVEL = {
-    "auto_scale_lr", "data_preprocessor", "demo", "find_unused_parameters", "model_wrapper_cfg", "tta_model",
-    "tta_pipeline",
+    "activation_checkpointing", "auto_scale_lr", "compile", "data_preprocessor", "demo", "efficient_conv_bn_eval",
+    "find_unused_parameters", "model_wrapper_cfg", "sync_bn", "tta_model", "tta_pipeline",
 }  # fmt: skip
 LOADER = {"num_batch_per_epoch", *inspect.signature(DataLoader).parameters}
 

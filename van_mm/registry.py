@@ -7,12 +7,16 @@ mmengine imports this module by itself when it meets the scope in a config, so t
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="van_mm", locations=["van_mm.models"])
+MODEL_WRAPPERS = Registry(
+    "model_wrapper", parent=MMENGINE_MODEL_WRAPPERS, scope="van_mm", locations=["van_mm.distributed"]
+)
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks", "van_mm.safety"])
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="van_mm", locations=["van_mm.optim"])
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="van_mm", locations=["van_mm.datasets.saliency"])

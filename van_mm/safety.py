@@ -1,9 +1,10 @@
-"""What keeps a long run from being lost: checkpoints that are whole or absent, resuming that changes nothing, and
-steps that are not taken when a loss or gradient is not finite."""
+"""What keeps a long run from being lost: checkpoints that are whole or absent, resuming that changes nothing, a last
+checkpoint when the system ends the run, and steps that are not taken when a loss or gradient is not finite."""
 
 import contextlib
 import os
 import random
+import signal
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
 
 from van_mm.errors import UserError
 from van_mm.registry import HOOKS
+from van_mm.weights import bare
 
 
 @register_backend("van_mm.AtomicBackend")
@@ -111,16 +114,36 @@ def set_random_state(state: dict) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
-class Advancing:
-    """A data loader's iterator that calls ``arrived`` when the batches that a run had before are passed over."""
+class PassingOver:
+    """A data loader of which the batches that a run had before are read, and not given out.
 
-    def __init__(self, iterator: Iterator, passed: int, arrived) -> None:
-        self.iterator, self.left, self.arrived = iterator, passed, arrived
+    Args:
+        loader (Iterable): The data loader, or an iterator of it; its attributes are this one's too.
+        passed (int): Batches to pass over.
+        arrived (Callable): Called when they are.
+    """
+
+    def __init__(self, loader, passed: int, arrived) -> None:
+        self.loader, self.passed, self.arrived = loader, passed, arrived
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator:
+        batches = iter(self.loader)
+        for _ in range(self.passed):
+            next(batches)
+        self.arrived()
+        yield from batches
 
     def __next__(self):
-        batch = next(self.iterator)
-        self.left -= 1
-        if self.left == 0:
+        """For mmengine's iteration-based loop, which passes over batches itself."""
+        batch = next(self.loader)
+        self.passed -= 1
+        if self.passed == 0:
             self.arrived()
         return batch
 
@@ -130,9 +153,10 @@ class ExactResumeHook(Hook):
     """Let a resumed run go on with the random numbers that it would have had.
 
     Checkpoints get the states of the random generators; validation, which a resumed run does not repeat, leaves them
-    as they were. mmengine itself restores model, averages, optimiser, scheduler, scaler and the sampler's place. The
-    result is that of the uninterrupted run to the bit, on one process on the CPU, unless an epoch-based run has
-    persistent workers, whose own generators go on from epoch to epoch.
+    as they were. An epoch that was broken off goes on at its next batch. mmengine itself restores model, averages,
+    optimiser, scheduler, scaler and the sampler's order. The result is that of the uninterrupted run to the bit, on
+    one process on the CPU, unless an epoch-based run has persistent workers, whose own generators go on from epoch to
+    epoch.
     """
 
     def __init__(self) -> None:
@@ -146,20 +170,108 @@ class ExactResumeHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint["random_state"] = random_state()
+        checkpoint["epoch_random_state"] = self.epoch_began
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        if runner._resume:
-            self.resumed = checkpoint.get("random_state")
+        if runner._resume and "random_state" in checkpoint:
+            now = checkpoint["random_state"]
+            self.resumed = now, checkpoint.get("epoch_random_state", now)
 
     def before_train_epoch(self, runner) -> None:
-        if self.resumed is None:
+        loop, self.loader = runner.train_loop, None
+        if self.resumed is not None:
+            (now, began), self.resumed = self.resumed, None
+            if not isinstance(loop, EpochBasedTrainLoop):
+                if loop.iter:  # which mmengine advances after this
+                    batches, arrived = loop.dataloader_iterator, lambda: set_random_state(now)
+                    loop.dataloader_iterator = PassingOver(batches, loop.iter, arrived)
+            elif passed := loop.iter - loop.epoch * len(loop.dataloader):
+                set_random_state(began)  # workers draw their seeds from it
+                self.loader = loop.dataloader
+                loop.dataloader = PassingOver(self.loader, passed, lambda: set_random_state(now))
+            else:
+                set_random_state(now)
+        self.epoch_began = random_state()
+
+    def after_train_epoch(self, runner) -> None:
+        if self.loader is not None:
+            runner.train_loop.dataloader = self.loader
+
+
+class Stopped(Exception):
+    """The system asked the run to end, and it did; ``signum`` is the signal."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """Write a checkpoint and end the run on SIGTERM, on SIGINT, and on SIGUSR1.
+
+    SIGTERM is SLURM's preemption and torchrun's end, SIGINT is Ctrl-C, and SIGUSR1 what ``--signal=USR1@120`` has
+    SLURM send before the time is up. The checkpoint is that of the step at hand, which all processes of a job take
+    together; a validation is broken off. A second Ctrl-C ends the run without one.
+
+    Raises:
+        Stopped: When the checkpoint is written.
+    """
+
+    priority = "LOWEST"
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def before_train(self, runner) -> None:
+        self.distributed = dist.is_initialized() and dist.get_world_size() > 1
+        self.group = dist.new_group(backend="gloo") if self.distributed else None  # no wait for a GPU
+        self.handlers = {signum: signal.signal(signum, self.note) for signum in self.signals}
+
+    def after_train(self, runner) -> None:
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+
+    def note(self, signum: int, frame) -> None:
+        """Remember a signal until the step is over."""
+        if self.signum == signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = self.signum or signum
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        signum = self.signum
+        if self.distributed:
+            asked = torch.tensor(signum)
+            dist.all_reduce(asked, dist.ReduceOp.MAX, self.group)
+            signum = int(asked)
+        if signum:
+            self.stop(runner, signum, runner.iter + 1)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if not self.signum:
             return
-        state, self.resumed = self.resumed, None
-        loop = runner.train_loop
-        if hasattr(loop, "dataloader_iterator") and loop.iter:  # which mmengine advances after this
-            loop.dataloader_iterator = Advancing(loop.dataloader_iterator, loop.iter, lambda: set_random_state(state))
-        else:
-            set_random_state(state)
+        for hook in runner.hooks:  # what validation changed
+            if isinstance(hook, EMAHook):
+                hook.after_val_epoch(runner)
+            if isinstance(hook, ExactResumeHook):
+                hook.after_val(runner)
+        self.stop(runner, self.signum, runner.iter)
+
+    def stop(self, runner, signum: int, steps: int) -> None:
+        """End a run that took so many steps."""
+        self.after_train(runner)
+        saver = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        name = f"iter_{steps}.pth"
+        meta = dict(epoch=runner.epoch, iter=steps)
+        runner.save_checkpoint(saver.out_dir, name, meta=meta, by_epoch=False, backend_args=saver.backend_args)
+        written = Path(saver.out_dir, name)
+        if runner.rank == 0:
+            Path(runner.work_dir, "last_checkpoint").write_text(str(written))
+        raise Stopped(
+            signum,
+            f"{signal.Signals(signum).name}: ended after iteration {steps}, {written} is whole; go on with --resume",
+        )
 
 
 @HOOKS.register_module()
@@ -187,8 +299,7 @@ class DivergenceHook(Hook):
         wrapper = runner.optim_wrapper
         wrappers = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         self.handles = [one.optimizer.register_step_pre_hook(self.look) for one in wrappers]
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.buffers = list(model.buffers())
+        self.buffers = list(bare(runner.model).buffers())
         self.kept = [buffer.clone() for buffer in self.buffers]
 
     def after_train(self, runner) -> None:

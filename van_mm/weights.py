@@ -21,6 +21,7 @@ from urllib.error import URLError
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
@@ -295,6 +296,12 @@ def mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
     found = [f"{len(keys)} {kind} ({_listed(keys)})" for kind, keys in kinds.items() if keys]
     bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     return found + ([f"{len(bad)} with NaN or infinite values ({_listed(bad)})"] if bad else [])
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside of what wraps it for several processes and for test-time augmentation."""
+    model = model.module if is_model_wrapper(model) else model
+    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 def match_state_dict(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
