@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from tests.conftest import ROOT, Done
-from tests.tools.test_train_test import last_metrics, refused
+from tests.tools.test_train_test import last_metrics
 from van_mm import get_config
 from van_mm.demo import dicts
 from van_mm.safety import is_whole

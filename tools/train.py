@@ -26,6 +26,13 @@ def parse_args() -> argparse.Namespace:
         "--auto-scale-lr", action="store_true", help="scale the learning rate by actual batch size / base_batch_size"
     )
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
+    parser.add_argument(
+        "--max-bad-data",
+        type=float,
+        default=0.001,
+        metavar="FRACTION",
+        help="of the training samples that may be unreadable; they are left out and logged (default: %(default)s)",
+    )
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -35,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
 
     from van_mm.launch import (
         UserError,
+        build_data,
         build_runner,
         check_pretrained,
         check_whole,
@@ -44,6 +52,8 @@ def main(args: argparse.Namespace) -> None:
     from van_mm.safety import latest_checkpoint
     from van_mm.weights import read_checkpoint
 
+    if not 0 <= args.max_bad_data <= 1:
+        raise UserError(f"--max-bad-data is a fraction, from 0 to 1; got {args.max_bad_data}")
     cfg = load_config(args)
     if args.amp:
         if is_cuda_available():
@@ -82,6 +92,7 @@ def main(args: argparse.Namespace) -> None:
     runner = build_runner(cfg)
     if resume_from:
         check_whole(runner.model, checkpoint, resume_from)
+    build_data(runner, args.max_bad_data)
     runner.train()
 
 

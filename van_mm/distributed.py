@@ -1,5 +1,6 @@
-"""Several processes: started with one message where they can't be, on GPUs or, over gloo, on CPUs; and ended together."""
+"""Several processes: started with one message where they can't be, on GPUs or over gloo on CPUs; ended together."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -141,10 +142,8 @@ class Watch(threading.Thread):
         """This rank is through. The thread is waited for: one that is at the store when Python ends aborts it."""
         self.over.set()
         self.join()
-        try:
+        with contextlib.suppress(RuntimeError):  # who kept the store is through too
             self.store.set(str(self.rank), "over")
-        except RuntimeError:
-            pass  # who kept the store is through too
 
 
 def failed(message: str) -> str:

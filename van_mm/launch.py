@@ -18,6 +18,7 @@ from torch import nn
 
 from van_mm import distributed
 from van_mm.configs import NoConfigError, find_config
+from van_mm.datasets.faults import LOG, skip_bad_data
 from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.errors import UserError
@@ -190,6 +191,67 @@ def build_runner(cfg: Config):
 
     with building():
         return Runner.from_cfg(cfg)
+
+
+HEADS = {"head", "bbox_head", "mask_head", "decode_head", "auxiliary_head", "roi_head", "panoptic_head"}
+
+
+def build_data(runner, max_bad_data: float) -> None:
+    """Build the data sets of training and validation, which the runner would do later, and check them.
+
+    Args:
+        runner (Runner): In training, samples that can't be used are left out and written to its log folder.
+        max_bad_data (float): The part of the samples that may be.
+
+    Raises:
+        UserError: On any error of a constructor, and as :func:`check_dataset` does.
+    """
+    order = dict(seed=runner.seed, diff_rank_seed=runner.cfg.get("randomness", {}).get("diff_rank_seed", False))
+    for split in ("train", "val"):
+        name = f"_{split}_dataloader"
+        if isinstance(getattr(runner, name), dict):
+            with building():
+                loader = runner.build_dataloader(getattr(runner, name), **order)
+            check_dataset(runner.cfg, loader.dataset, split)
+            setattr(runner, name, loader)
+    skip_bad_data(runner._train_dataloader.dataset, Path(runner.log_dir, LOG), max_bad_data)
+
+
+def check_dataset(cfg: Config, dataset, split: str) -> None:
+    """See that a data set has samples, all classes that it counts, and no more of them than the model's heads.
+
+    Raises:
+        UserError: If not.
+    """
+    if not len(dataset):
+        raise UserError(
+            f"the {split} data set has no sample: its annotation file is empty, its filter_cfg drops every image, or "
+            "no class of metainfo occurs in it"
+        )
+    classes = getattr(dataset, "metainfo", {}).get("classes") or ()
+    ids, coco = getattr(dataset, "cat_ids", None), getattr(dataset, "coco", None)
+    if ids is not None and coco is not None and len(ids) < len(classes):
+        known = {category["name"] for category in coco.cats.values()}
+        absent = [name for name in classes if name not in known]
+        raise UserError(
+            f"{dataset.ann_file} has no categories {', '.join(absent[:10])} ({len(absent)} of the {len(classes)} classes): "
+            f"it has {', '.join(sorted(known)[:10])}. Give its own: --cfg-options or a config with "
+            "dataset.metainfo=dict(classes=(...)), and num_classes of the heads"
+        )
+
+    def heads(node, path: str) -> Iterator[tuple[str, int]]:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(value, (dict, list)) and (key in HEADS or not isinstance(key, str)):
+                yield from heads(value, f"{path}.{key}")
+            elif key == "num_classes" and isinstance(value, int):
+                yield f"{path}.{key}", value
+
+    for name, number in heads(cfg.model, "model"):
+        if number < len(classes):
+            raise UserError(
+                f"{name} is {number}, and the {split} data set has {len(classes)} classes; set the one or the other "
+                "(dataset.metainfo.classes)"
+            )
 
 
 def check_pretrained(cfg: Config) -> None:
