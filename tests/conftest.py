@@ -23,6 +23,12 @@ FOLDERS = {
 }
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--list-messages", metavar="FILE.md", help="of test_bad_input.py: write every input and its message"
+    )
+
+
 def pytest_configure(config) -> None:
     """With ``-n`` each process takes one thread: two that share the cores wait for one another most of the time."""
     if hasattr(config, "workerinput"):

@@ -37,6 +37,28 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_bytes() == b"first" and [p.name for p in file.parent.iterdir()] == ["iter_1.pth"]
 
 
+def test_full_disk_ends_the_run(run_tool, demo_root, tmp_path, monkeypatch):
+    """At the second checkpoint: the first is whole, and --resume goes on from it."""
+    writes, real = [], os.fsync
+
+    def full(descriptor):
+        writes.append(descriptor)
+        if len(writes) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    train = (*TRAIN, "--demo-root", demo_root, "--work-dir", tmp_path / "run", "--demo-iters", 3)
+    options = ("--cfg-options", "train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=1")
+    refused(run_tool(*train, *options), "iter_2.pth", "No space left on device", "Earlier checkpoints are whole")
+    assert [file.name for file in (tmp_path / "run").glob("*.pth")] == ["iter_1.pth"] and is_whole(
+        tmp_path / "run/iter_1.pth"
+    )
+    assert (tmp_path / "run/last_checkpoint").read_text().endswith("iter_1.pth")
+    done = run_tool(*train, "--resume", *options)
+    assert done.returncode == 0 and is_whole(tmp_path / "run/iter_3.pth"), done.stdout
+
+
 def test_latest_is_the_newest_whole_one(tmp_path):
     assert latest_checkpoint(tmp_path / "none") == (None, [])
     for step in (2, 4, 10):

@@ -32,9 +32,19 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.config import ConfigDict
     from mmengine.fileio import dump
 
-    from van_mm.launch import UserError, build_runner, check_whole, load_config, prepare_data
+    from van_mm.launch import (
+        UserError,
+        build_data,
+        build_runner,
+        check_whole,
+        first_step,
+        load_config,
+        prepare_data,
+    )
     from van_mm.weights import read_checkpoint
 
+    if args.out:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     checkpoint = read_checkpoint(args.checkpoint)
     cfg = load_config(args)
     if not cfg.test_dataloader:
@@ -63,9 +73,10 @@ def main(args: argparse.Namespace) -> None:
     prepare_data(cfg, args, ("test",))
     runner = build_runner(cfg)
     check_whole(runner.model, checkpoint, args.checkpoint)
-    metrics = runner.test()
+    build_data(runner, ("test",))
+    with first_step(runner):
+        metrics = runner.test()
     if args.out and args.out.endswith(".json") and runner.rank == 0:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         dump({key: float(value) for key, value in metrics.items()}, args.out)
 
 

@@ -46,6 +46,7 @@ def main(args: argparse.Namespace) -> None:
         build_runner,
         check_pretrained,
         check_whole,
+        first_step,
         load_config,
         prepare_data,
     )
@@ -92,8 +93,9 @@ def main(args: argparse.Namespace) -> None:
     runner = build_runner(cfg)
     if resume_from:
         check_whole(runner.model, checkpoint, resume_from)
-    build_data(runner, args.max_bad_data)
-    runner.train()
+    build_data(runner, ("train", "val"), args.max_bad_data)
+    with first_step(runner):
+        runner.train()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, get_rank
+from mmengine.fileio import load
+from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -24,7 +26,7 @@ from van_mm.demo import demo_config, dicts, make_demo_data
 from van_mm.errors import UserError
 from van_mm.models import VAN
 from van_mm.options import check_options
-from van_mm.safety import Stopped
+from van_mm.safety import StopHook, Stopped
 from van_mm.weights import SCHEME, WeightsError, bare, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -72,7 +74,8 @@ def load_config(args: Namespace) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
+        problem = f"{type(error).__name__}: {str(error).partition(', the current sys.path')[0]}"
+        raise UserError(f"{path} does not load: {problem}") from error
     scope = cfg.get("default_scope")
     if scope not in CODEBASES:
         raise UserError(f"{path}: default_scope is {scope!r}; train and test run {', '.join(CODEBASES)}")
@@ -171,14 +174,48 @@ def prepare_data(cfg: Config, args: Namespace, splits: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def building() -> Iterator[None]:
-    """Turn any error of a constructor into a ``UserError``."""
+def building(what: str = "the config") -> Iterator[None]:
+    """Turn any error of a constructor into a ``UserError``, which says what does not build."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the config does not build: {type(error).__name__}: {error}") from error
+        raise UserError(f"{what} does not build: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def first_step(runner) -> Iterator[None]:
+    """Turn any error before a step of training or testing is through into a ``UserError``: parts that the runner
+    builds late, or that do not fit together. An error after that is none of the config's."""
+    counter = Counter()
+    runner.register_hook(counter, priority="LOWEST")
+    try:
+        yield
+    except (UserError, Stopped):
+        raise
+    except Exception as error:
+        if counter.steps:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}"
+        raise UserError(f"the config does not build or run: {type(error).__name__}: {error} ({place})") from error
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, StopHook):
+                hook.after_train(runner)  # whatever ended the run
+
+
+class Counter(Hook):
+    """Counts the steps of a process."""
+
+    steps = 0
+
+    def after_train_iter(self, *args, **kwargs) -> None:
+        self.steps += 1
+
+    def after_test_iter(self, *args, **kwargs) -> None:
+        self.steps += 1
 
 
 def build_runner(cfg: Config):
@@ -193,28 +230,47 @@ def build_runner(cfg: Config):
         return Runner.from_cfg(cfg)
 
 
+NO_SAMPLE = (
+    "the {} data set has no sample: its folder or annotation file is empty, its filter_cfg drops every image, or no "
+    "class of metainfo occurs in it"
+)
 HEADS = {"head", "bbox_head", "mask_head", "decode_head", "auxiliary_head", "roi_head", "panoptic_head"}
 
 
-def build_data(runner, max_bad_data: float) -> None:
-    """Build the data sets of training and validation, which the runner would do later, and check them.
+def build_data(runner, splits: tuple[str, ...], max_bad_data: float = 0.0) -> None:
+    """Build data sets, which the runner would do later, and check them.
 
     Args:
-        runner (Runner): In training, samples that can't be used are left out and written to its log folder.
-        max_bad_data (float): The part of the samples that may be.
+        runner (Runner): Samples that can't be used are written to its log folder.
+        splits (tuple[str]): Of ``'train'``, ``'val'``, ``'test'``.
+        max_bad_data (float): The part of the samples that training leaves out before it ends. Others it ends at once:
+            without them, the figure would be another one. Defaults to 0.
 
     Raises:
         UserError: On any error of a constructor, and as :func:`check_dataset` does.
     """
     order = dict(seed=runner.seed, diff_rank_seed=runner.cfg.get("randomness", {}).get("diff_rank_seed", False))
-    for split in ("train", "val"):
+    for split in splits:
         name = f"_{split}_dataloader"
         if isinstance(getattr(runner, name), dict):
-            with building():
+            with building_dataset(split, getattr(runner, name).dataset):
                 loader = runner.build_dataloader(getattr(runner, name), **order)
             check_dataset(runner.cfg, loader.dataset, split)
+            skip_bad_data(loader.dataset, Path(runner.log_dir, LOG), max_bad_data if split == "train" else None)
             setattr(runner, name, loader)
-    skip_bad_data(runner._train_dataloader.dataset, Path(runner.log_dir, LOG), max_bad_data)
+
+
+@contextmanager
+def building_dataset(split: str, cfg: ConfigDict) -> Iterator[None]:
+    """:func:`building`, naming the data set's folder and annotation file."""
+    places = ", ".join(str(cfg[key]) for key in ("data_root", "ann_file") if cfg.get(key))
+    try:
+        with building(f"the {split} data set" + (f" ({places})" if places else "")):
+            yield
+    except UserError as error:
+        if "need at least one array" in str(error):  # as mmengine says of a data set without samples
+            raise UserError(NO_SAMPLE.format(split)) from error
+        raise
 
 
 def check_dataset(cfg: Config, dataset, split: str) -> None:
@@ -224,18 +280,15 @@ def check_dataset(cfg: Config, dataset, split: str) -> None:
         UserError: If not.
     """
     if not len(dataset):
-        raise UserError(
-            f"the {split} data set has no sample: its annotation file is empty, its filter_cfg drops every image, or "
-            "no class of metainfo occurs in it"
-        )
+        raise UserError(NO_SAMPLE.format(split))
     classes = getattr(dataset, "metainfo", {}).get("classes") or ()
-    ids, coco = getattr(dataset, "cat_ids", None), getattr(dataset, "coco", None)
-    if ids is not None and coco is not None and len(ids) < len(classes):
-        known = {category["name"] for category in coco.cats.values()}
+    ids = getattr(dataset, "cat_ids", None)
+    if ids is not None and len(ids) < len(classes):
+        known = {category["name"] for category in load(dataset.ann_file)["categories"]}
         absent = [name for name in classes if name not in known]
         raise UserError(
-            f"{dataset.ann_file} has no categories {', '.join(absent[:10])} ({len(absent)} of the {len(classes)} classes): "
-            f"it has {', '.join(sorted(known)[:10])}. Give its own: --cfg-options or a config with "
+            f"{dataset.ann_file} has no categories {', '.join(absent[:10])} ({len(absent)} of the {len(classes)} "
+            f"classes): it has {', '.join(sorted(known)[:10])}. Give its own: --cfg-options or a config with "
             "dataset.metainfo=dict(classes=(...)), and num_classes of the heads"
         )
 

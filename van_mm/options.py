@@ -24,8 +24,9 @@ def check_options(cfg: Config, options: dict) -> None:
     """See that every dotted key can mean something.
 
     A key means something if the config has it, or if what its dict builds takes an argument of that name: the class
-    that ``type`` names and those it inherits from, where they pass ``**kwargs`` on. Below a key that the config does
-    not have, and where a type can't be resolved, nothing is known and everything passes.
+    that ``type`` names and those it inherits from, where they pass ``**kwargs`` on. Where the last of them takes any,
+    or a type can't be resolved, a key passes unless it is all but a known one; below a key that the config does not
+    have, everything passes.
 
     Args:
         cfg (Config): Which the options are for; its ``default_scope`` is set.
@@ -53,26 +54,27 @@ def check_options(cfg: Config, options: dict) -> None:
                 continue
             known = set(node) | {"_delete_", "type"}
             if depth == 0:
-                arguments = TOP_LEVEL.union(inspect.signature(Runner).parameters)
+                arguments = TOP_LEVEL.union(inspect.signature(Runner).parameters), False
             elif depth == 1 and parts[0].endswith("_dataloader"):
-                arguments = LOADER
+                arguments = LOADER, False
             else:
                 arguments = arguments_of(node)
-            if arguments is not None and part not in known | arguments:
-                near = get_close_matches(part, known | arguments, n=3)
+            arguments, more = arguments
+            near = get_close_matches(part, known | arguments, n=3, cutoff=0.85 if more else 0.6)
+            if part not in known | arguments and (near or not more):
                 place = ".".join(parts[:depth]) or "a config"
                 hint = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(sorted(node)[:12])}"
                 raise UserError(f"--cfg-options {key}: {place} has no '{part}'; {hint}")
             break
 
 
-def arguments_of(node: dict) -> set[str] | None:
-    """Names of the arguments that what a dict builds takes, or None where that can't be known."""
+def arguments_of(node: dict) -> tuple[set[str], bool]:
+    """Names of the arguments that what a dict builds takes, and whether it takes others too, or may."""
     kind = node.get("type")
     if isinstance(kind, str):
         kind = next((found for root in ROOTS if (found := resolve(root, kind))), None)
     if not inspect.isclass(kind):
-        return None
+        return set(), True
     names = set()
     for parent in kind.__mro__:
         if parent is object or "__init__" not in vars(parent):
@@ -80,8 +82,8 @@ def arguments_of(node: dict) -> set[str] | None:
         parameters = inspect.signature(parent.__init__).parameters.values()
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            return names - {"self"}
-    return None  # the last of them takes any
+            return names - {"self"}, False
+    return names - {"self"}, True  # the last of them takes any
 
 
 def resolve(root: Registry, kind: str) -> type | None:

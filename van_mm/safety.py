@@ -223,6 +223,7 @@ class StopHook(Hook):
 
     def __init__(self) -> None:
         self.signum = 0
+        self.handlers = {}
 
     def before_train(self, runner) -> None:
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1
@@ -230,8 +231,8 @@ class StopHook(Hook):
         self.handlers = {signum: signal.signal(signum, self.note) for signum in self.signals}
 
     def after_train(self, runner) -> None:
-        for signum, handler in self.handlers.items():
-            signal.signal(signum, handler)
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
 
     def note(self, signum: int, frame) -> None:
         """Remember a signal until the step is over."""

@@ -20,7 +20,7 @@ from pathlib import Path
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=int, nargs="+", metavar="N", help="which tables (default: all)")
-    parser.add_argument("--work-dirs", default="work_dirs", metavar="DIR", help="where runs are (default: %(default)s)")
+    parser.add_argument("--work-dirs", metavar="DIR", help="where runs are (default: work_dirs)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     parser.add_argument(
         "--update-docs",
@@ -57,11 +57,13 @@ def main(args: argparse.Namespace) -> int:
     unknown = set(args.table or ()) - set(tables)
     if unknown:
         raise UserError(f"the paper has no table {sorted(unknown)} of results; choose from {sorted(tables)}")
+    if args.work_dirs and not Path(args.work_dirs).is_dir():
+        raise UserError(f"--work-dirs {args.work_dirs} is no folder")
     chosen = {number: tables[number] for number in args.table or tables}
     rows = [(number, row) for number, table in chosen.items() for row in table["rows"]]
     checks = {number: [] for number in chosen}
     for number, row in track(rows, "counting", console=Console(stderr=True)):
-        checks[number].append(check_row(chosen[number], row, args.work_dirs))
+        checks[number].append(check_row(chosen[number], row, args.work_dirs or "work_dirs"))
 
     texts, wrong = [], []
     for number, table in chosen.items():

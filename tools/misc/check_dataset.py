@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
     from van_mm.datasets.faults import parts, problems
     from van_mm.demo import dicts
-    from van_mm.launch import building, check_dataset, load_config, prepare_data
+    from van_mm.launch import building_dataset, check_dataset, load_config, prepare_data
 
     cfg = load_config(args)
     init_default_scope(cfg.default_scope)
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
             if "pipeline" in node:
                 node.pipeline = [step for step in node.pipeline if "Load" in step.type]
                 node.filter_cfg = None  # what training leaves out anyway may be left out by mistake
-        with building():
+        with building_dataset(split, loader.dataset):
             dataset = DATASETS.build(loader.dataset)
         check_dataset(cfg, dataset, split)
         for part in parts(dataset):

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     from van_mm.launch import load_config
     from van_mm.visualization.figures import COLOURS, pyplot, save
 
-    if (args.gpus or 1) < 1 or (args.samples or 1) < 1:
+    if 0 in (args.gpus, args.samples) or min(args.gpus or 1, args.samples or 1) < 1:
         raise UserError("--gpus and --samples must be at least 1")
     runs = {}
     for name in args.configs:

@@ -23,13 +23,13 @@ class SkipBadData(Compose):
     Args:
         pipeline (Compose): The data set's own.
         log (Path): File of JSON lines.
-        limit (int): Distinct bad samples above which the run ends.
+        limit (int): Distinct bad samples above which the run ends; None to end at the first.
 
     Raises:
         UserError: When there are more.
     """
 
-    def __init__(self, pipeline: Compose, log: Path, limit: int) -> None:
+    def __init__(self, pipeline: Compose, log: Path, limit: int | None) -> None:
         self.transforms, self.log, self.limit = pipeline.transforms, log, limit
 
     def __call__(self, data: dict) -> dict | None:
@@ -44,12 +44,12 @@ class SkipBadData(Compose):
         with self.log.open("a") as file:
             file.write(json.dumps(dict(file=name, error=problem)) + "\n")
         found = {line["file"]: line["error"] for line in map(json.loads, self.log.read_text().splitlines())}
-        if len(found) > self.limit:
+        if self.limit is None or len(found) > self.limit:
             shown = "\n".join(f"  {file}: {error}" for file, error in list(found.items())[:SHOWN])
+            more = "" if self.limit is None else f", and {self.limit} may be (--max-bad-data)"
             raise UserError(
-                f"{len(found)} samples of the data set can't be used, and {self.limit} may be:\n{shown}\nAll are in "
-                f"{self.log}. Mend them (tools/misc/check_dataset.py finds the others), or allow more with "
-                "--max-bad-data"
+                f"{len(found)} samples of the data set can't be used{more}:\n{shown}\nAll are in {self.log}; "
+                "tools/misc/check_dataset.py finds the others"
             )
         print(f"left out, {len(found)} of at most {self.limit}: {name}: {problem}", flush=True)
 
@@ -61,15 +61,15 @@ def parts(dataset) -> Iterator:
         yield from parts(one)
 
 
-def skip_bad_data(dataset, log: Path, fraction: float) -> None:
+def skip_bad_data(dataset, log: Path, fraction: float | None) -> None:
     """Put :class:`SkipBadData` in place of the pipelines of a data set, and of those inside of it.
 
     Args:
-        dataset (Dataset): In training mode: in a test, a sample that is left out would make another figure.
+        dataset (Dataset): Of mmengine's kind.
         log (Path): File of JSON lines.
-        fraction (float): Of the samples that may be bad.
+        fraction (float, optional): Of the samples that may be bad; without, the first ends the run.
     """
-    limit = int(fraction * len(dataset))
+    limit = None if fraction is None else int(fraction * len(dataset))
     for one in parts(dataset):
         if isinstance(pipeline := getattr(one, "pipeline", None), Compose):
             one.pipeline = SkipBadData(pipeline, log, limit)

@@ -306,6 +306,8 @@ class VAN(BaseModule):
             raise ValueError(f"out_indices={tuple(out_indices)} of VAN must name stages 0 to {self.num_stages - 1}")
         if frozen_stages > self.num_stages:
             raise ValueError(f"frozen_stages={frozen_stages} of VAN; it has {self.num_stages} stages")
+        if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={drop_path_rate} of VAN has to be from 0 up to, not including, 1")
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
