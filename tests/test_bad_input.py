@@ -128,7 +128,7 @@ for config, option, words in [
     (DET, "model.bbox_head.num_classes=3", ("model.bbox_head.num_classes is 3", "80 classes")),
     (
         DET,
-        "train_dataloader.dataset.metainfo.classes=('person','unicorn')",
+        "train_dataloader.dataset.metainfo.classes=('book','unicorn')",
         ("no categories unicorn (1 of the 2 classes)",),
     ),
     (DET, "train_dataloader.dataset.ann_file=nowhere.json", ("nowhere.json does not exist",)),
