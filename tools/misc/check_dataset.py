@@ -62,9 +62,8 @@ def main(args: argparse.Namespace) -> int:
             if not hasattr(part, "pipeline"):  # one that is made of others
                 continue
             workers = os.cpu_count() if args.workers is None else args.workers
-            samples = DataLoader(
-                range(len(part)), 32, num_workers=workers, collate_fn=partial(look, problems, part), prefetch_factor=4 if workers else None
-            )  # fmt: skip
+            options = dict(batch_size=32, num_workers=workers, collate_fn=partial(look, problems, part))
+            samples = DataLoader(range(len(part)), **options)
             title = f"{split}: {len(part)} samples"
             for batch in track(samples, title, console=Console(stderr=True)):
                 found += [dict(split=split, file=file, problem=line) for file, lines in batch for line in lines]
