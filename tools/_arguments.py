@@ -22,6 +22,11 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override settings of the config: model.backbone.drop_path_rate=0.2",
     )
+    parser.add_argument(
+        "--backbone", metavar="ARCH", help="VAN of this size, b0 to b6, in place of the config's backbone"
+    )
+    parser.add_argument("--optim", choices=["van"], help="the paper's optimiser for the task in place of the config's")
+    parser.add_argument("--dump", metavar="FILE.py", help="write the config that these flags make, and stop")
     parser.set_defaults(launcher="none", local_rank=0, work_dir=None)
     demo = parser.add_argument_group("demo", "run any config on a small generated data set")
     demo.add_argument(

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from . import compat, ops  # noqa: F401  compat lets torch load what mmengine saves
 from .configs import get_config, list_configs
 from .models import VAN, fold
+from .swap import swap_backbone
 from .weights import load_van_weights
 
 __version__ = "0.1.0"
-__all__ = ["VAN", "__version__", "fold", "get_config", "list_configs", "load_van_weights"]
+__all__ = ["VAN", "__version__", "fold", "get_config", "list_configs", "load_van_weights", "swap_backbone"]
 
 
 def _register_plain_name() -> None:

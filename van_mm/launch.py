@@ -27,6 +27,7 @@ from van_mm.errors import UserError
 from van_mm.models import VAN
 from van_mm.options import check_options
 from van_mm.safety import StopHook, Stopped
+from van_mm.swap import check_swapped, paper_optimizer, swap_backbone
 from van_mm.weights import SCHEME, WeightsError, bare, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -87,7 +88,9 @@ def load_config(args: Namespace) -> Config:
             if cfg.get(name):
                 cfg[name].setdefault("collate_fn", ConfigDict(type="default_collate"))
                 cfg[name].setdefault("pin_memory", torch.cuda.is_available())
-    work_dir = Path("work_dirs", *(["demo"] if args.demo else []), Path(path).stem)
+    changes = change_backbone(cfg, args)
+    name = f"{Path(path).stem}_van_{args.backbone}" if changes else Path(path).stem
+    work_dir = Path("work_dirs", *(["demo"] if args.demo else []), name)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
     weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies them
@@ -113,6 +116,28 @@ def load_config(args: Namespace) -> Config:
         raise UserError(f"--cfg-options {args.cfg_options}: {error}") from error
     distributed.start(cfg)
     return cfg
+
+
+def change_backbone(cfg: Config, args: Namespace) -> list[str]:
+    """What ``--backbone``, ``--optim`` and ``--dump`` ask for; a line for each change."""
+    changes = []
+    if args.backbone:
+        changes += swap_backbone(cfg, args.backbone)
+        if changes:
+            check_swapped(cfg)
+    if args.optim:
+        changes += paper_optimizer(cfg)
+    if changes:
+        print("\n  ".join(["--backbone and --optim change the config:", *changes]), flush=True)
+    if args.dump:
+        if args.cfg_options:
+            check_options(cfg, args.cfg_options)
+            cfg.merge_from_dict(args.cfg_options)
+        Path(args.dump).parent.mkdir(parents=True, exist_ok=True)
+        cfg.dump(args.dump)
+        print(f"wrote {args.dump}")
+        sys.exit()
+    return changes
 
 
 @contextmanager
