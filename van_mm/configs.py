@@ -53,16 +53,22 @@ def find_upstream_config(name: str) -> str:
         NoConfigError: If the codebase is not installed or has none of that name.
     """
     codebase, _, file = name.partition("::")
-    spec = find_spec(codebase) if codebase.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
+    root = find_upstream_root(codebase)
+    if root is None:
         raise NoConfigError(f"no config '{name}': the package {codebase} is not installed")
-    root = Path(spec.submodule_search_locations[0], ".mim/configs")
     for path in (root / file, root / f"{file}.py"):
         if path.is_file():
             return str(path)
     theirs = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.py") if "_base_" not in path.parts}
     near = [f"{codebase}::{theirs[stem]}" for stem in get_close_matches(Path(file).stem, theirs, n=3, cutoff=0.4)]
     raise NoConfigError(f"no config '{name}'." + (f" Did you mean {', '.join(near)}?" if near else ""))
+
+
+def find_upstream_root(codebase: str) -> Path | None:
+    """The folder of the configs that ship with a codebase; None if that is not installed."""
+    spec = find_spec(codebase) if codebase.isidentifier() else None
+    locations = spec.submodule_search_locations if spec else None
+    return Path(locations[0], ".mim/configs") if locations else None
 
 
 def get_config(name: str) -> Config:

@@ -215,6 +215,8 @@ def main(args: argparse.Namespace) -> None:
     unknown = set(args.backbones) - set(NAMES)
     if unknown:
         raise UserError(f"--backbones: no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no GPU is visible")
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:

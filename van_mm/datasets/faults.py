@@ -37,7 +37,7 @@ class SkipBadData(Compose):
         try:
             return super().__call__(data)
         except Exception as error:
-            return self.skip(name, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return self.skip(name, told(error))
 
     def skip(self, name: str, problem: str) -> None:
         """Write a sample down, and end the run where it is one too many."""
@@ -52,6 +52,12 @@ class SkipBadData(Compose):
                 "tools/misc/check_dataset.py finds the others"
             )
         print(f"left out, {len(found)} of at most {self.limit}: {name}: {problem}", flush=True)
+
+
+def told(error: Exception) -> str:
+    """An error in one line, its kind before it where it is none of ours."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
 
 def parts(dataset) -> Iterator:
@@ -106,7 +112,7 @@ def problems(dataset, index: int) -> tuple[str, list[str]]:
     try:
         sample = dataset.pipeline(info)
     except Exception as error:
-        return name, [*found, f"{type(error).__name__}: {' '.join(str(error).split())}"]
+        return name, [*found, told(error)]
     height, width = size
     classes = len(dataset.metainfo.get("classes") or ())
 
