@@ -1,5 +1,6 @@
 """VAN under configs of the codebases that know nothing of it."""
 
+import argparse
 import copy
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.config import Config
 from tests.tools.test_train_test import refused
 from van_mm import get_config, swap_backbone
 from van_mm.errors import UserError
+from van_mm.launch import load_config
 from van_mm.swap import check_swapped, stages_of
 
 CONFIGS = {  # upstream config: the VAN stages that it reads
@@ -87,6 +89,19 @@ def test_refused_with_a_reason(name, arch, words):
     with pytest.raises(UserError, match=words):
         swap_backbone(cfg, arch)
     assert cfg._cfg_dict == before
+
+
+@pytest.mark.parametrize(
+    ("backbone", "optim", "name"),
+    [("b1", None, "van_b0_in1k_van_b1"), ("b0", "van", "van_b0_in1k"), (None, "van", "van_b0_in1k")],
+)
+def test_work_dir_is_the_backbones(backbone, optim, name):
+    """Results of a config are not mixed with those of the same one around another backbone."""
+    args = argparse.Namespace(
+        config="cls/van_b0_in1k", backbone=backbone, optim=optim, dump=None, demo=False, demo_iters=None, work_dir=None,
+        launcher="none", local_rank=0, cfg_options={},
+    )  # fmt: skip
+    assert load_config(args).work_dir == f"./work_dirs/{name}"
 
 
 def test_levels():

@@ -74,16 +74,14 @@ def load_predictor(args: argparse.Namespace, checkpoint: str):
     import torch
 
     from van_mm import fold
-    from van_mm.launch import UserError, build_model, load_config
+    from van_mm.launch import build_model, device_errors, load_config
     from van_mm.visualization.predict import Predictor
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     cfg = load_config(args)
     model = build_model(cfg, checkpoint)
-    try:
+    with device_errors(device):
         model = model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
     return Predictor(cfg, fold(model) if args.fold else model, args.amp, args.score_thr, args.top)
 
 

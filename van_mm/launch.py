@@ -88,8 +88,8 @@ def load_config(args: Namespace) -> Config:
             if cfg.get(name):
                 cfg[name].setdefault("collate_fn", ConfigDict(type="default_collate"))
                 cfg[name].setdefault("pin_memory", torch.cuda.is_available())
-    changes = change_backbone(cfg, args)
-    name = f"{Path(path).stem}_van_{args.backbone}" if changes else Path(path).stem
+    swapped = change_backbone(cfg, args)
+    name = f"{Path(path).stem}_van_{args.backbone}" if swapped else Path(path).stem
     work_dir = Path("work_dirs", *(["demo"] if args.demo else []), name)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
@@ -107,37 +107,50 @@ def load_config(args: Namespace) -> Config:
         print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
     elif args.demo_iters is not None:
         raise UserError("--demo-iters goes with --demo")
-    if args.cfg_options:
-        init_default_scope(scope)
-        check_options(cfg, args.cfg_options)
-    try:
-        cfg.merge_from_dict(args.cfg_options)
-    except Exception as error:
-        raise UserError(f"--cfg-options {args.cfg_options}: {error}") from error
+    merge_options(cfg, args.cfg_options)
     distributed.start(cfg)
     return cfg
 
 
-def change_backbone(cfg: Config, args: Namespace) -> list[str]:
-    """What ``--backbone``, ``--optim`` and ``--dump`` ask for; a line for each change."""
-    changes = []
-    if args.backbone:
-        changes += swap_backbone(cfg, args.backbone)
-        if changes:
-            check_swapped(cfg)
-    if args.optim:
-        changes += paper_optimizer(cfg)
+def merge_options(cfg: Config, options: dict) -> None:
+    """Put ``--cfg-options`` into a config.
+
+    Raises:
+        UserError: If one names nothing or does not fit.
+    """
+    if options:
+        init_default_scope(cfg.default_scope)
+        check_options(cfg, options)
+    try:
+        cfg.merge_from_dict(options)
+    except Exception as error:
+        raise UserError(f"--cfg-options {options}: {error}") from error
+
+
+@contextmanager
+def device_errors(device: str) -> Iterator[None]:
+    """Turn what torch says of a device that there is not into a ``UserError``."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def change_backbone(cfg: Config, args: Namespace) -> bool:
+    """Do what ``--backbone``, ``--optim`` and ``--dump`` ask for; whether the backbone is another one now."""
+    swapped = swap_backbone(cfg, args.backbone) if args.backbone else []
+    if swapped:
+        check_swapped(cfg)
+    changes = [*swapped, *(paper_optimizer(cfg) if args.optim else [])]
     if changes:
         print("\n  ".join(["--backbone and --optim change the config:", *changes]), flush=True)
     if args.dump:
-        if args.cfg_options:
-            check_options(cfg, args.cfg_options)
-            cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
         Path(args.dump).parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.dump)
         print(f"wrote {args.dump}")
         sys.exit()
-    return changes
+    return bool(swapped)
 
 
 @contextmanager

@@ -40,10 +40,10 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
         UserError: If the backbone can't be replaced; the message says why.
     """
     try:
-        sizes, changes = get_arch(arch), []
+        sizes = get_arch(arch)
     except ValueError as error:
         raise UserError(f"--backbone: {error}") from error
-    backbone = only_backbone(cfg)
+    changes, backbone = [], only_backbone(cfg)
     init_default_scope(cfg.default_scope)
     if is_van(backbone, cfg.default_scope):
         if backbone.arch == arch:
@@ -183,23 +183,16 @@ def stages_of(strides: list[int]) -> tuple[int, ...]:
 
 def readers(model: ConfigDict) -> list[tuple[str, ConfigDict]]:
     """What reads the backbone: the first neck that has channels, or without one the heads."""
-    necks = model.get("neck") or []
-    necks = (
-        [("model.neck", necks)] if isinstance(necks, dict) else [(f"model.neck.{i}", n) for i, n in enumerate(necks)]
-    )
-    for path, neck in necks:
+
+    def nodes(key: str) -> list[tuple[str, ConfigDict]]:
+        """One dict, or each of several."""
+        value, path = model.get(key) or [], f"model.{key}"
+        return [(path, value)] if isinstance(value, dict) else [(f"{path}.{i}", one) for i, one in enumerate(value)]
+
+    for path, neck in nodes("neck"):
         if "in_channels" in neck:
             return [(path, neck)]
-    found = []
-    for key, value in model.items():
-        if key.endswith("head") and value:
-            heads = (
-                [(f"model.{key}", value)]
-                if isinstance(value, dict)
-                else [(f"model.{key}.{i}", h) for i, h in enumerate(value)]
-            )
-            found += heads
-    return found
+    return [node for key in model if key.endswith("head") for node in nodes(key)]
 
 
 def refit(node: ConfigDict, path: str, old: list[int], new: list[int]) -> list[str]:

@@ -210,17 +210,15 @@ def main(args: argparse.Namespace) -> None:
     from van_mm import ops
     from van_mm.analysis.backbones import NAMES
     from van_mm.configs import find_config
-    from van_mm.launch import UserError
+    from van_mm.launch import UserError, device_errors
 
     unknown = set(args.backbones) - set(NAMES)
     if unknown:
         raise UserError(f"--backbones: no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is visible")
-    try:
+    with device_errors(args.device):
         torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     if args.configs and args.mode == "train":
         raise UserError("--configs measures inference; leave --mode train out, or give --backbones")
     if args.onnx and (args.configs or args.mode == "train" or args.dtype == "bf16" or args.device != "cpu"):

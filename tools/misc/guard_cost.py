@@ -62,7 +62,6 @@ def main(args: argparse.Namespace) -> None:
                 part.pipeline = pipelines[guarded]
             self.began = time.perf_counter()
 
-    args.no_validate = True
     cfg = load_config(args)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     prepare_data(cfg, args, ("train",))
