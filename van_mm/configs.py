@@ -71,6 +71,17 @@ def find_upstream_root(codebase: str) -> Path | None:
     return Path(locations[0], ".mim/configs") if locations else None
 
 
+def run_name(config: str, backbone: str | None = None) -> str:
+    """The name of a config's runs, ``work_dirs/<name>/``.
+
+    Args:
+        config (str): Its path or name.
+        backbone (str, optional): Size of the VAN that ``--backbone`` put into it.
+    """
+    name = Path(config).name.removesuffix(".py")
+    return f"{name}_van_{backbone}" if backbone else name
+
+
 def get_config(name: str) -> Config:
     """A config of the suite, with everything it inherits.
 

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from van_mm import distributed
-from van_mm.configs import NoConfigError, find_config
+from van_mm.configs import NoConfigError, find_config, run_name
 from van_mm.datasets.faults import LOG, skip_bad_data
 from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
@@ -27,7 +27,7 @@ from van_mm.errors import UserError
 from van_mm.models import VAN
 from van_mm.options import check_options
 from van_mm.safety import StopHook, Stopped
-from van_mm.swap import check_swapped, paper_optimizer, swap_backbone
+from van_mm.swap import paper_optimizer, swap_backbone
 from van_mm.weights import SCHEME, WeightsError, bare, match_state_dict, mismatches, read_checkpoint, unwrap
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
@@ -89,7 +89,7 @@ def load_config(args: Namespace) -> Config:
                 cfg[name].setdefault("collate_fn", ConfigDict(type="default_collate"))
                 cfg[name].setdefault("pin_memory", torch.cuda.is_available())
     swapped = change_backbone(cfg, args)
-    name = f"{Path(path).stem}_van_{args.backbone}" if swapped else Path(path).stem
+    name = run_name(path, args.backbone if swapped else None)
     work_dir = Path("work_dirs", *(["demo"] if args.demo else []), name)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./{work_dir}"
     cfg.launcher = args.launcher
@@ -139,8 +139,6 @@ def device_errors(device: str) -> Iterator[None]:
 def change_backbone(cfg: Config, args: Namespace) -> bool:
     """Do what ``--backbone``, ``--optim`` and ``--dump`` ask for; whether the backbone is another one now."""
     swapped = swap_backbone(cfg, args.backbone) if args.backbone else []
-    if swapped:
-        check_swapped(cfg)
     changes = [*swapped, *(paper_optimizer(cfg) if args.optim else [])]
     if changes:
         print("\n  ".join(["--backbone and --optim change the config:", *changes]), flush=True)

@@ -1,10 +1,13 @@
 """VAN in place of the backbone of any config of the four codebases."""
 
 import copy
+import logging
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from van_mm.configs import get_config
 from van_mm.demo import dicts
@@ -13,21 +16,39 @@ from van_mm.models.van import VAN, get_arch
 from van_mm.weights import SCHEME, TABLE
 
 STRIDES = (4, 8, 16, 32)  # of VAN's stages
-INHERITED = ("frozen_stages", "norm_eval", "with_cp")
-OPTIMIZERS = {  # whose config has the paper's
+INHERITED = ("drop_path_rate", "frozen_stages", "norm_eval", "with_cp")
+PYRAMIDS = ("Feature2Pyramid", "MultiLevelNeck")  # necks that make one of a transformer's maps, which have one size
+INNER_HEADS = ("kernel_generate_head", "pose_cfg")  # which their head hands the maps to
+# Sizes of images in pipelines, by transform; a backbone can be made for that one size.
+SIZES = {
+    "CenterCrop": "crop_size", "EfficientNetCenterCrop": "crop_size", "RandomResizedCrop": "scale", "Resize": "scale",
+    "ResizeEdge": "scale",
+}  # fmt: skip
+RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # ImageNet's, for VAN's weights
+LAYER_DECAY = ("decay_rate", "decay_type", "layer_decay_rate", "num_layers")  # of paramwise_cfg
+# Whose config has the paper's optimiser: by what the experiment has of this type, or else by codebase.
+OPTIMIZERS = {
+    "CUB": "cls/van_b4_in22k_cub",
+    "MaskFormer": "det/mask2former_van_b2_50e_coco_panoptic",
+    "Mask2Former": "det/mask2former_van_b2_50e_coco_panoptic",
+    "FPNHead": "seg/semantic_fpn_van_b2",
+    "van_mm.SaliencyDataset": "seg/edn_van_b1_duts",
     "mmpretrain": "cls/van_b2_in1k",
     "mmdet": "det/mask_rcnn_van_b2_1x_coco",
     "mmseg": "seg/upernet_van_b2",
     "mmpose": "pose/simplebaseline_van_b2_coco_256x192",
 }
 LISTED = 8  # dropped options that a line names
+NO_CPU = "implementation for device cpu not found."
 
 
 def swap_backbone(cfg: Config, arch: str) -> list[str]:
     """Make VAN the backbone of a config, in place, and make right what depends on it.
 
     What the old backbone gives is found by running it; its channels are then looked for in what reads it: the neck, or
-    without one the heads. Each level becomes the VAN stage of its stride. Everything else stays as it is.
+    without one the heads. Each level becomes the VAN stage of its stride. VAN starts from its ImageNet weights, fed as
+    they were trained, unless the config trains a classifier from random ones. Everything else stays as it is. The new
+    model is built and run once.
 
     Args:
         cfg (Config): Of an experiment with one image backbone.
@@ -37,14 +58,26 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
         list[str]: What changed, a line each; empty if the backbone was this VAN already.
 
     Raises:
-        UserError: If the backbone can't be replaced; the message says why.
+        UserError: If the backbone can't be replaced, and then nothing has changed; the message says why.
     """
+    draft = Config(copy.deepcopy(cfg._cfg_dict))
+    init_default_scope(cfg.default_scope)
+    changes = replace(draft, arch)
+    if changes:
+        changes += check(draft)
+        for key, value in draft.items():  # update would merge them
+            cfg[key] = value
+    return changes
+
+
+def replace(cfg: Config, arch: str) -> list[str]:
+    """:func:`swap_backbone`, in place and untried."""
     try:
         sizes = get_arch(arch)
     except ValueError as error:
         raise UserError(f"--backbone: {error}") from error
-    changes, backbone = [], only_backbone(cfg)
-    init_default_scope(cfg.default_scope)
+    path, part = holder(cfg.model)
+    backbone, changes = part.backbone, []
     if is_van(backbone, cfg.default_scope):
         if backbone.arch == arch:
             return []
@@ -52,76 +85,53 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
         old = [get_arch(backbone.arch)["embed_dims"][index] for index in indices]
         new_backbone = ConfigDict(copy.deepcopy(backbone), arch=arch)
     else:
-        for key in ("plugins", "dcn"):
-            if backbone.get(key):
-                raise UserError(
-                    f"--backbone: {backbone.type} has {key}, which are of its own stages; VAN has no such thing"
-                )
-        shared = cfg.model.get("roi_head", {}).get("shared_head")
-        if shared:
-            raise UserError(f"--backbone: roi_head.shared_head ({shared.type}) is the last stage of {backbone.type}")
-        levels = outputs(backbone)
+        refuse_stages(part)
+        levels = outputs(backbone, both(backbone.get("img_size")) or image_size(cfg))
         old, indices = [channels for channels, _ in levels], stages_of([stride for _, stride in levels])
-        changes += adapt(cfg.model, levels[-1][1], STRIDES[indices[-1]])
+        refuse_shallow(part, path, indices)
+        if "bbox_head" in part and not part.get("neck") and len(levels) > 1 and len(set(levels)) == 1:
+            raise UserError(f"--backbone: {path}.bbox_head reads {len(levels)} alike maps; VAN's stages are not alike")
+        changes += adapt(part, path, levels[-1][1], STRIDES[indices[-1]])
         new_backbone = ConfigDict(type="van_mm.VAN", arch=arch, out_indices=indices)
         new_backbone.update({key: backbone[key] for key in INHERITED if key in backbone})
+        if new_backbone.get("frozen_stages", -1) > len(STRIDES):  # of a transformer's blocks: all
+            new_backbone.frozen_stages = len(STRIDES)
         if backbone.get("norm_cfg", {}).get("type") == "SyncBN":
             new_backbone.norm_cfg = dict(type="SyncBN", requires_grad=True)
+        if max(indices) < len(STRIDES) - 1:
+            cfg.find_unused_parameters = True
+            changes.append("find_unused_parameters: True, as the last stage is not used")
     new = [sizes["embed_dims"][index] for index in indices]
 
-    changes.insert(0, f"model.backbone: {backbone.type} is VAN-{arch.upper()}, out_indices={tuple(indices)}")
-    if cfg.model.pop("pretrained", None) or backbone.get("init_cfg"):
-        weights = f"{arch}_in1k" if f"{arch}_in1k" in TABLE else f"{arch}_in22k"
-        new_backbone.init_cfg = dict(type="Pretrained", checkpoint=f"{SCHEME}{weights}")
-        changes.append(f"model.backbone.init_cfg: {SCHEME}{weights}")
+    changes.insert(0, f"{path}.backbone: {backbone.type} -> VAN-{arch.upper()}, out_indices={tuple(indices)}")
+    changes += start_from_weights(cfg, path, part, new_backbone, f"{arch}_in1k")
     dropped = sorted(set(backbone) - set(new_backbone) - {"init_cfg", "type", "depth"})
     if dropped:
         more = f" and {len(dropped) - LISTED} more" if len(dropped) > LISTED else ""
         changes.append(f"dropped, of {backbone.type} only: {', '.join(dropped[:LISTED])}{more}")
-    cfg.model.backbone = new_backbone
-    for path, node in readers(cfg.model):
-        changes += refit(node, path, old, new)
-    return changes
+    part.backbone = new_backbone
+    return [*changes, *refit(part, path, old, new), *plain_learning_rates(cfg)]
 
 
-@torch.no_grad()
-def check_swapped(cfg: Config) -> None:
-    """Build the model with random weights, and run it on an image.
+def holder(model: ConfigDict, path: str = "model") -> tuple[str, ConfigDict]:
+    """Where the one backbone of a model is: in itself, or, of trackers and semi-supervised detectors, in its detector.
 
     Raises:
-        UserError: If it does not build or run.
+        UserError: If there is no backbone, or several.
     """
-    from van_mm.launch import build_random
 
-    model = build_random(Config(copy.deepcopy(cfg._cfg_dict)))
-    width, height = cfg.get("codec", {}).get("input_size") or (224, 224)
-    image, size = torch.zeros(1, 3, height, width), (height, width)
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
-    try:
-        if cfg.default_scope == "mmdet":
-            from mmdet.structures import DetDataSample
+    def found(node: ConfigDict, path: str) -> Iterator[tuple[str, ConfigDict]]:
+        if isinstance(node.get("backbone"), dict):
+            yield path, node
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from found(value, f"{path}.{key}")
 
-            model.predict(image, [DetDataSample(metainfo=meta)])
-        elif cfg.default_scope == "mmseg":
-            model.encode_decode(image, [meta])
-        elif cfg.default_scope == "mmpose":
-            model.head(model.extract_feat(image))
-        else:
-            model.predict(image)
-    except Exception as error:
-        raise UserError(f"--backbone: the model does not run with VAN: {type(error).__name__}: {error}") from error
-
-
-def only_backbone(cfg: Config) -> ConfigDict:
-    """The config's one backbone.
-
-    Raises:
-        UserError: If it has none, or several.
-    """
-    found = [node["backbone"] for node in dicts(cfg.model) if isinstance(node.get("backbone"), dict)]
-    if len(found) != 1 or "backbone" not in cfg.model:
-        raise UserError(f"--backbone takes configs with one model.backbone; this one has {len(found)} backbones")
-    return found[0]
+    places = list(found(model, path))
+    if len(places) != 1 or len([node for node in dicts(model) if isinstance(node.get("backbone"), dict)]) != 1:
+        count = f"has {len(places)}: {', '.join(f'{place}.backbone' for place, _ in places)}" if places else "has none"
+        raise UserError(f"--backbone takes configs with one image backbone; this one {count}")
+    return places[0]
 
 
 def is_van(backbone: ConfigDict, scope: str) -> bool:
@@ -129,9 +139,60 @@ def is_van(backbone: ConfigDict, scope: str) -> bool:
     return backbone.type in (VAN, "van_mm.VAN") or (backbone.type == "VAN" and scope != "mmpretrain")
 
 
+def refuse_stages(part: ConfigDict) -> None:
+    """See that nothing of the old backbone's own stages is asked for.
+
+    Raises:
+        UserError: If there is.
+    """
+    backbone = part.backbone
+    for key in ("plugins", "dcn"):
+        if backbone.get(key):
+            raise UserError(f"--backbone: {backbone.type} has {key} inside of its stages; VAN has no such thing")
+    shared = part.get("roi_head", {}).get("shared_head")
+    if shared:
+        raise UserError(f"--backbone: roi_head.shared_head ({shared.type}) is the last stage of {backbone.type}")
+
+
+def refuse_shallow(part: ConfigDict, path: str, indices: tuple[int, ...]) -> None:
+    """See that the head that predicts gets the last of the stages.
+
+    Raises:
+        UserError: If it would read an earlier one alone, as behind backbones that fuse their levels themselves.
+    """
+    head = part.get("decode_head", {})
+    index = head.get("in_index", -1) if isinstance(head, dict) else -1
+    if isinstance(index, int) and not part.get("neck") and indices[index] != max(indices):
+        raise UserError(
+            f"--backbone: {path}.decode_head reads level {index} of {part.backbone.type}, which fuses its levels "
+            f"itself; of VAN that would be stage {indices[index] + 1} alone"
+        )
+
+
+def image_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of an image to try a config with: the config's own where images are made to have one size, as
+    for classifiers and poses, otherwise 256 x 256."""
+    codec = cfg.get("codec", {})
+    if isinstance(codec, dict) and codec.get("input_size"):
+        width, height = codec.input_size
+        return height, width
+    classifies = cfg.default_scope == "mmpretrain"
+    found = 224 if classifies else 256
+    for node in dicts((cfg.get("test_dataloader") or cfg.get("train_dataloader") or {}).get("dataset")):
+        if node.get("type") in SIZES and (classifies or node.get("keep_ratio") is False):
+            found = node[SIZES[node.type]]
+    width, height = both(found)
+    return height, width
+
+
+def both(size: int | Sequence[int] | None) -> Sequence[int] | None:
+    """Two numbers for one."""
+    return (size, size) if isinstance(size, int) else size
+
+
 @torch.no_grad()
-def outputs(backbone: ConfigDict, side: int = 256) -> list[tuple[int, int]]:
-    """Channels and stride of each level that a backbone gives for a square image; of a vector, the stride is 0.
+def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
+    """Channels and stride of each level that a backbone gives for an image; of a vector, the stride is 0.
 
     Raises:
         UserError: If it does not build or run, or gives no maps.
@@ -143,7 +204,7 @@ def outputs(backbone: ConfigDict, side: int = 256) -> list[tuple[int, int]]:
     try:
         model = MODELS.build(cfg)
         model.eval()  # which returns nothing where a backbone of MMLab has its own train()
-        maps = model(torch.zeros(1, 3, side, side))
+        maps = model(torch.zeros(1, 3, *size))
     except Exception as error:
         raise UserError(
             f"--backbone: {backbone.type} does not run on an image: {type(error).__name__}: {error}"
@@ -151,73 +212,262 @@ def outputs(backbone: ConfigDict, side: int = 256) -> list[tuple[int, int]]:
     maps = maps if isinstance(maps, (list, tuple)) else [maps]
     if not all(isinstance(one, torch.Tensor) and one.dim() in (2, 4) for one in maps):
         raise UserError(f"--backbone: {backbone.type} gives no feature maps of an image")
-    return [(one.shape[1], side // one.shape[-1] if one.dim() == 4 else 0) for one in maps]
-
-
-def adapt(model: ConfigDict, old: int, new: int) -> list[str]:
-    """Make up for another stride of the last level: pool where there was a vector, upsample where a key point head took
-    a finer map. What changed, a line each."""
-    if old == 0 and not model.get("neck"):
-        model.neck = ConfigDict(type="GlobalAveragePooling")
-        return ["model.neck: GlobalAveragePooling, in place of a vector"]
-    head = model.get("head", {})
-    if new > old > 0 and "deconv_out_channels" in head and not head.deconv_out_channels:
-        steps = (new // old).bit_length() - 1  # as SimpleBaseline's, each doubles the map
-        head.update(deconv_out_channels=(256,) * steps, deconv_kernel_sizes=(4,) * steps)
-        return [f"model.head.deconv_out_channels: {head.deconv_out_channels}, as the map is {new // old} times smaller"]
-    return []
+    return [(one.shape[1], round(size[1] / one.shape[-1]) if one.dim() == 4 else 0) for one in maps]
 
 
 def stages_of(strides: list[int]) -> tuple[int, ...]:
-    """The VAN stage for each level: that of its stride; of dilated backbones, whose strides repeat, the last ones.
+    """The VAN stage for each level: that of its stride; of dilated backbones, whose strides repeat, the last ones, and
+    of U-Nets, whose last level is the one that heads read, too.
 
     Raises:
         UserError: If there are more levels than stages.
     """
-    if len(strides) > len(STRIDES):
-        raise UserError(f"--backbone: the old one gives {len(strides)} levels, VAN has {len(STRIDES)}")
     if len(strides) > 1 and all(stride in STRIDES for stride in strides) and len(set(strides)) == len(strides):
         return tuple(STRIDES.index(stride) for stride in strides)
-    return tuple(range(len(STRIDES) - len(strides), len(STRIDES)))
+    first = len(STRIDES) - len(strides)
+    if first < 0 and strides != sorted(strides, reverse=True):
+        raise UserError(f"--backbone: the old one gives levels of strides {strides}, VAN has those of {STRIDES}")
+    return tuple(max(0, first + level) for level in range(len(strides)))
 
 
-def readers(model: ConfigDict) -> list[tuple[str, ConfigDict]]:
+def adapt(part: ConfigDict, path: str, old: int, new: int) -> list[str]:
+    """Make up for another stride of the last level: pool where there was a vector, upsample where a key point head took
+    a finer map. What changed, a line each."""
+    if old == 0 and not part.get("neck"):
+        part.neck = ConfigDict(type="GlobalAveragePooling")
+        return [f"{path}.neck: GlobalAveragePooling, in place of a vector"]
+    neck, head = part.get("neck") or {}, part.get("head") or {}
+    if isinstance(neck, dict) and neck.get("type") in PYRAMIDS:
+        del part["neck"]
+        return [f"{path}.neck: {neck.type} dropped, VAN's maps are a pyramid as they are"]
+    if new > old > 0 and "deconv_out_channels" in head and not head.deconv_out_channels:
+        steps = (new // old).bit_length() - 1  # as SimpleBaseline's, each doubles the map
+        head.update(deconv_out_channels=(256,) * steps, deconv_kernel_sizes=(4,) * steps)
+        channels = head.deconv_out_channels
+        return [f"{path}.head.deconv_out_channels: {channels}, as the map is {new // old} times smaller"]
+    return []
+
+
+def start_from_weights(cfg: Config, path: str, part: ConfigDict, backbone: ConfigDict, name: str) -> list[str]:
+    """Let VAN start from its published weights, and feed it what they know; no weights of the old model stay.
+
+    Classifiers that start from random weights go on to.
+    """
+    changes, scratch = [], cfg.default_scope == "mmpretrain" and not cfg.get("load_from")
+    for place, node in {path: part, "model": cfg.model}.items():
+        if is_pretrained(node.get("init_cfg")):
+            scratch = False
+            del node["init_cfg"]
+            changes.append(f"{place}.init_cfg: dropped, the weights are of the old model")
+    if cfg.get("load_from"):
+        changes.append(f"load_from: {cfg.load_from} -> None, the weights are of the old model")
+        cfg.load_from = None
+    if not part.pop("pretrained", None) and not is_pretrained(part.backbone.get("init_cfg")) and scratch:
+        return changes
+    source = SCHEME + (name if name in TABLE else name.replace("in1k", "in22k"))
+    backbone.init_cfg = dict(type="Pretrained", checkpoint=source)
+    return [*changes, f"{path}.backbone.init_cfg: {source}", *normalise(cfg)]
+
+
+def is_pretrained(init_cfg) -> bool:
+    return any(node.get("type") == "Pretrained" for node in dicts(init_cfg))
+
+
+def normalise(cfg: Config) -> list[str]:
+    """See that the backbone is fed RGB of about unit deviation; Caffe's weights were not, nor are some that start from
+    random ones."""
+    top = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    found = [node for node in dicts(top) if "mean" in node or str(node.get("type")).endswith("DataPreprocessor")]
+    if not found:
+        return []
+    node = found[-1]
+    key = "to_rgb" if "to_rgb" in node or cfg.default_scope == "mmpretrain" else "bgr_to_rgb"
+    if node.get(key) and all(45 < value < 135 for value in node.get("std") or (0,)):
+        return []
+    before = {name: node.get(name) for name in (*RGB, key)}
+    node.pop("rgb_to_bgr", None)
+    node.update(RGB, **{key: True})
+    changed = (f"{name} {value} -> {node[name]}" for name, value in before.items() if value != node[name])
+    return [f"data_preprocessor: {', '.join(changed)}, as VAN's weights were trained"]
+
+
+def plain_learning_rates(cfg: Config) -> list[str]:
+    """Drop learning rates by layer, whose constructors know the layers of the old backbone only."""
+    wrapper = cfg.get("optim_wrapper") or {}
+    if "Decay" not in str(wrapper.get("constructor", "")):
+        return []
+    constructor = wrapper.pop("constructor")
+    for key in LAYER_DECAY:
+        wrapper.get("paramwise_cfg", {}).pop(key, None)
+    return [f"optim_wrapper.constructor: {constructor} dropped, it decays by the layers of the old backbone"]
+
+
+def readers(part: ConfigDict, path: str) -> list[tuple[str, ConfigDict]]:
     """What reads the backbone: the first neck that has channels, or without one the heads."""
-
-    def nodes(key: str) -> list[tuple[str, ConfigDict]]:
-        """One dict, or each of several."""
-        value, path = model.get(key) or [], f"model.{key}"
-        return [(path, value)] if isinstance(value, dict) else [(f"{path}.{i}", one) for i, one in enumerate(value)]
-
-    for path, neck in nodes("neck"):
-        if "in_channels" in neck:
-            return [(path, neck)]
-    return [node for key in model if key.endswith("head") for node in nodes(key)]
+    for place, neck in nodes(part, "neck", path):
+        if "in_channels" in neck:  # JPU hands levels on but for the last
+            return [(place, neck), *(nodes(part, "auxiliary_head", path) if neck.type == "JPU" else [])]
+    heads = [one for key in part if key.endswith("head") for one in nodes(part, key, path)]
+    return heads + [inner for place, head in heads for key in INNER_HEADS for inner in nodes(head, key, place)]
 
 
-def refit(node: ConfigDict, path: str, old: list[int], new: list[int]) -> list[str]:
-    """Put the new channels for the old ones; what changed, a line each."""
+def nodes(node: ConfigDict, key: str, path: str) -> list[tuple[str, ConfigDict]]:
+    """The dict under a key, or each of several, with its place."""
+    value, path = node.get(key) or [], f"{path}.{key}"
+    return [(path, value)] if isinstance(value, dict) else [(f"{path}.{i}", one) for i, one in enumerate(value)]
+
+
+def selected(part: ConfigDict, channels: list[int]) -> list[int]:
+    """The channels that heads see: of mmpose's FeatureMapProcessor the selected ones, or, put together, their sum."""
+    for _, neck in nodes(part, "neck", ""):
+        if neck.type == "FeatureMapProcessor":
+            index = neck.get("select_index")
+            picked = range(len(channels)) if index is None else [index] if isinstance(index, int) else index
+            channels = [channels[i] for i in picked]
+            channels = [sum(channels)] if neck.get("concat") else channels
+    return channels
+
+
+def refit(part: ConfigDict, path: str, old: list[int], new: list[int]) -> list[str]:
+    """Put the new channels for the old ones in what reads the backbone; what changed, a line each."""
+    old, new = selected(part, old), selected(part, new)
+    places = [(place, node, key) for place, node in readers(part, path) for key in node if key.endswith("in_channels")]
+    for place, node, _ in places[:]:
+        passed = node.get("out_channels")
+        if isinstance(passed, (list, tuple)) and list(passed[: len(old)]) == old:  # SSD's neck passes levels on
+            places += [(place, node, "out_channels"), (f"{path}.bbox_head", part.bbox_head, "in_channels")]
     changes = []
-    for key in [key for key in node if key.endswith("in_channels")]:
+    for place, node, key in places:
         value, index = node[key], node.get("in_index", -1)
         if isinstance(value, (list, tuple)):
             picked = index if isinstance(index, (list, tuple)) else range(len(old))
-            if list(value) == [old[i] for i in picked]:
-                node[key] = [new[i] for i in picked]
+            values, levels = list(value), [old[i] for i in picked]
+            if values[: len(levels)] == levels:
+                values[: len(levels)] = [new[i] for i in picked]
+            elif len(set(old)) == len(old) and all(one in old for one in values):  # some of them, or in another order
+                values = [new[old.index(one)] for one in values]
+            node[key] = type(value)(values)
         elif key == "in_channels" and isinstance(index, int) and value == old[index]:
             node[key] = new[index]
         elif key != "in_channels" and value in old:
             node[key] = new[old.index(value)]
         if node[key] != value:
-            changes.append(f"{path}.{key}: {value} is {node[key]}")
+            changes.append(f"{place}.{key}: {value} -> {node[key]}")
+            if node.get("num_convs") == 0 and node.get("channels") == value:  # FCNHead's, which then are the same
+                node.channels = node[key]
+                changes.append(f"{place}.channels: {value} -> {node[key]}")
     return changes
 
 
+def check(cfg: Config) -> list[str]:
+    """Build the model and run it on an image.
+
+    Returns:
+        list[str]: What had to change for it, or why it could not be run, a line each.
+
+    Raises:
+        UserError: If it does not build or run.
+    """
+    model, (path, part) = trial_model(cfg), holder(cfg.model)
+    van = next(module for module in model.modules() if isinstance(module, VAN))
+    try:
+        try:
+            trial(model, cfg)
+        except RuntimeError as error:
+            if "contiguous" not in str(error):
+                raise
+            van.contiguous = True
+            trial(model, cfg)
+    except Exception as error:
+        if str(error).rstrip().endswith(NO_CPU):  # one of mmcv's operators
+            return [f"not tried: {str(error).strip()}"]
+        raise UserError(f"--backbone: the model does not run with VAN: {type(error).__name__}: {error}") from error
+    if not van.contiguous or part.backbone.get("contiguous"):
+        return []
+    part.backbone.contiguous = True
+    return [f"{path}.backbone.contiguous: True, as an operator behind it asks for"]
+
+
+def trial_model(cfg: Config) -> nn.Module:
+    """The config's model with random weights, in eval mode.
+
+    Raises:
+        UserError: If it does not build.
+    """
+    from van_mm.launch import build_random
+
+    model = build_random(Config(copy.deepcopy(cfg._cfg_dict)))
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)  # a line for each parameter
+    try:
+        model.init_weights()  # where boxes are parameters, those of a constructor have no size
+    finally:
+        logging.disable(before)
+    return model
+
+
+@torch.no_grad()
+def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None) -> None:
+    """Run a config's model on an image of noise, auxiliary heads too, from the backbone to what the heads make of it.
+
+    Args:
+        model (nn.Module): From :func:`trial_model`.
+        cfg (Config): Its config.
+        size (tuple[int, int], optional): Height and width of the image. Defaults to :func:`image_size`'s.
+    """
+    part = next(module for module in model.modules() if hasattr(module, "backbone"))
+    size = size or image_size(cfg)
+    image = torch.rand(1, 3, *size)
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    if cfg.default_scope == "mmdet":
+        from mmdet.structures import DetDataSample, TrackDataSample
+        from mmengine.structures import InstanceData
+
+        box = InstanceData(bboxes=torch.tensor([[0.0, 0.0, 64.0, 64.0]]), labels=torch.tensor([0]))
+        samples = [DetDataSample(metainfo=dict(meta, border=(0, size[0], 0, size[1])), gt_instances=box)]
+        try:  # not predict: heads have trouble with what random weights find, SSD's with anything
+            if hasattr(part, "track_head"):  # of a video
+                part.predict(image[None], [TrackDataSample(video_data_samples=samples)])
+            elif hasattr(part, "roi_head"):
+                maps = part.extract_feat(image)
+                part.roi_head(maps, part.rpn_head.predict(maps, samples) if part.with_rpn else [box], samples)
+            else:
+                part(image, samples)
+        except (NotImplementedError, TypeError, AttributeError):  # of heads that only predict
+            part.predict(image, samples)
+    elif cfg.default_scope == "mmseg":
+        part.encode_decode(image, [meta])
+        if part.with_auxiliary_head:
+            heads, maps = part.auxiliary_head, part.extract_feat(image)
+            for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+                head(maps)
+    elif cfg.default_scope == "mmpose":
+        part.head(part.extract_feat(image))
+    elif hasattr(part, "predict") and part.with_head:
+        part.predict(image)
+    else:  # self-supervised learning, or a network without a head
+        maps = part.backbone(image)
+        if part.with_neck:
+            part.neck(maps)
+
+
 def paper_optimizer(cfg: Config) -> list[str]:
-    """Put the optimiser that the paper trains this task with (section 4) in place of a config's own.
+    """Put the optimiser that the paper trains this task with (section 4) in place of a config's own. Clipping and
+    precision stay.
 
     Returns:
         list[str]: What changed, a line each.
     """
-    own, cfg.optim_wrapper = cfg.optim_wrapper, get_config(OPTIMIZERS[cfg.default_scope]).optim_wrapper
-    return [f"optim_wrapper: {own.optimizer.type}, lr {own.optimizer.lr} is that of {OPTIMIZERS[cfg.default_scope]}"]
+    types = {node.get("type") for node in dicts([cfg.model, cfg.train_dataloader.dataset])}
+    source = next(name for key, name in OPTIMIZERS.items() if key in types or key == cfg.default_scope)
+    paper, wrapper = get_config(source), cfg.optim_wrapper
+    old, new = wrapper.optimizer, paper.optim_wrapper.optimizer
+    for key in ("constructor", "paramwise_cfg"):
+        wrapper.pop(key, None)
+    wrapper.update({key: value for key, value in paper.optim_wrapper.items() if key in ("optimizer", "paramwise_cfg")})
+    batch = paper.auto_scale_lr.base_batch_size
+    cfg.auto_scale_lr = dict(cfg.get("auto_scale_lr", {}), base_batch_size=batch)
+    return [
+        f"optim_wrapper.optimizer: {old.type}, lr {old.get('lr')} -> {new.type}, lr {new.lr}, of {source}, for batches "
+        f"of {batch}"
+    ]

@@ -3,6 +3,7 @@
 
 python tools/analysis/paper_tables.py                    # all of them
 python tools/analysis/paper_tables.py --table 12 13 --markdown tables.md --json tables.json
+python tools/analysis/paper_tables.py --configs mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco --backbone b2
 
 Parameters and FLOPs (multiply-adds of convolutions and matrix products) are counted on the model that the row's config
 builds, at the paper's image size; no arithmetic is done and no weights are needed. A metric is shown where
@@ -19,7 +20,11 @@ from pathlib import Path
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=int, nargs="+", metavar="N", help="which tables (default: all)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--table", type=int, nargs="+", metavar="N", help="which tables (default: all)")
+    what.add_argument("--configs", nargs="+", metavar="CONFIG", help="a table of these instead, ours or upstream's")
+    parser.add_argument("--backbone", metavar="ARCH", help="with --configs: also with VAN of this size, b0 to b6")
+    parser.add_argument("--input", type=int, nargs=2, metavar=("H", "W"), help="with --configs: FLOPs at this size")
     parser.add_argument("--work-dirs", metavar="DIR", help="where runs are (default: work_dirs)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     parser.add_argument(
@@ -51,20 +56,28 @@ def main(args: argparse.Namespace) -> int:
     from rich.progress import track
 
     from van_mm.launch import UserError
-    from van_mm.paper import check_row, lka_parameters, load_paper, markdown
+    from van_mm.paper import check_row, lka_parameters, load_paper, markdown, own_table
 
+    if not args.configs and (args.backbone or args.input):
+        raise UserError("--backbone and --input go with --configs")
     tables = load_paper()["tables"]
     unknown = set(args.table or ()) - set(tables)
     if unknown:
         raise UserError(f"the paper has no table {sorted(unknown)} of results; choose from {sorted(tables)}")
     if args.work_dirs and not Path(args.work_dirs).is_dir():
         raise UserError(f"--work-dirs {args.work_dirs} is no folder")
-    chosen = {number: tables[number] for number in args.table or tables}
+    if args.configs:
+        chosen = {0: own_table(args.configs, args.backbone, args.input)}
+    else:
+        chosen = {number: tables[number] for number in args.table or tables}
     rows = [(number, row) for number, table in chosen.items() for row in table["rows"]]
     checks = {number: [] for number in chosen}
     for number, row in track(rows, "counting", console=Console(stderr=True)):
         checks[number].append(check_row(chosen[number], row, args.work_dirs or "work_dirs"))
 
+    if args.configs:  # of the metrics, those that a run has
+        found = {name: None for check in checks[0] for name in check["here"]}
+        chosen[0]["counts"] = list(dict.fromkeys([*chosen[0]["counts"], *found]))
     texts, wrong = [], []
     for number, table in chosen.items():
         texts.append(markdown(number, table, checks[number]))

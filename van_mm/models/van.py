@@ -272,6 +272,9 @@ class VAN(BaseModule):
         kernel_size (int): K of LKA (table 6). Defaults to 21.
         dilation (int): d of LKA (table 6). Defaults to 3.
         lka_cfg (dict, optional): Further arguments of :class:`LKA`, the switches of table 3.
+        contiguous (bool): Return maps whose memory is in the order (N, C, H, W), for heads with operators that ask for
+            it, such as mmcv's deformable convolution. By default channels lie last, which convolutions behind it run
+            faster on. Defaults to False.
         init_cfg (dict, optional): Initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a path, URL or
             name of any published layout, see :mod:`van_mm.weights`. Without one the official: convolutions normal
             with std sqrt(2 / fan_out), linear layers truncated normal 0.02.
@@ -296,6 +299,7 @@ class VAN(BaseModule):
         kernel_size: int = 21,
         dilation: int = 3,
         lka_cfg: dict | None = None,
+        contiguous: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -312,6 +316,7 @@ class VAN(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.contiguous = contiguous
         norm_cfg = norm_cfg or dict(type="BN")
         act_cfg = act_cfg or dict(type="GELU")
         lka_cfg = dict(kernel_size=kernel_size, dilation=dilation, **(lka_cfg or {}))
@@ -386,7 +391,7 @@ class VAN(BaseModule):
             outs.append(x)
             if i == max(self.out_indices):
                 break
-        return tuple(outs[i] for i in self.out_indices)
+        return tuple(outs[i].contiguous() if self.contiguous else outs[i] for i in self.out_indices)
 
     def train(self, mode: bool = True) -> "VAN":
         """As ``nn.Module.train``, but frozen stages (and with ``norm_eval`` all norms) stay in eval mode."""

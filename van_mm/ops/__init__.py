@@ -11,6 +11,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -75,6 +77,17 @@ def load() -> bool:
         register()
         loaded = True
     return loaded
+
+
+@contextmanager
+def off() -> Iterator[None]:
+    """Compute with PyTorch's operators inside, as without the kernels."""
+    global loaded
+    before, loaded = loaded, False
+    try:
+        yield
+    finally:
+        loaded = before
 
 
 def dwconv_backward(

@@ -5,15 +5,20 @@
 
 import json
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
 import yaml
+from mmengine.config import Config
 
 from van_mm.analysis import complexity
-from van_mm.configs import get_config
+from van_mm.configs import get_config, run_name
+from van_mm.swap import image_size, swap_backbone
 
+GROUP_OF = {"mmpretrain": "cls", "mmdet": "det", "mmseg": "seg", "mmpose": "pose"}
+INPUTS = {"mmdet": (800, 1280), "mmseg": (512, 512)}  # height and width in tables 11 and 12
 FLOPS_TOLERANCE = 0.02  # relative; counters differ in what they count beside multiply-adds
 
 
@@ -79,7 +84,8 @@ def check_row(table: dict, row: dict, work_dirs: str | Path = "work_dirs") -> di
     if "config" not in row:
         return dict(here={}, wrong=[])
     wants_flops = "flops" in [*row, *table.get("counts", ())]
-    params, flops = counted(row["config"], tuple(row.get("input") or table["input"]) if wants_flops else None)
+    size = tuple(row.get("input") or table["input"]) if wants_flops else None
+    params, flops = counted(row["config"], row.get("backbone"), size)
     here, wrong = {"params": params / 1e6}, []
     if "params" in row and not equal_as_printed(params, row["params"], 1e6):
         wrong.append("params")
@@ -89,24 +95,31 @@ def check_row(table: dict, row: dict, work_dirs: str | Path = "work_dirs") -> di
         close = abs(Decimal(here["flops"]) / row["flops"] - 1) <= Decimal(FLOPS_TOLERANCE)
         if not close and not equal_as_printed(flops, row["flops"], 1e9):
             wrong.append("flops")
-    return dict(here=here | measured(row["config"], table, work_dirs), wrong=wrong)
+    return dict(here=here | measured(row["config"], table, work_dirs, row.get("backbone")), wrong=wrong)
 
 
 config_of = cache(get_config)  # several tables share one
 
 
 @cache
-def counted(config: str, size: tuple[int, int] | None) -> tuple[int, int | None]:
-    """:func:`van_mm.analysis.complexity` of a config by its name."""
-    return complexity(config_of(config), size)
+def swapped(config: str, backbone: str) -> tuple[Config, bool]:
+    """A config by its name with VAN of a size in place of its backbone, and whether that is another one."""
+    cfg = get_config(config)
+    return cfg, bool(swap_backbone(cfg, backbone))
 
 
-def measured(config: str, table: dict, work_dirs: str | Path) -> dict[str, float]:
+@cache
+def counted(config: str, backbone: str | None, size: tuple[int, int] | None) -> tuple[int, int | None]:
+    """:func:`van_mm.analysis.complexity` of a config by its name, with VAN in place of its backbone if asked for."""
+    return complexity(swapped(config, backbone)[0] if backbone else config_of(config), size)
+
+
+def measured(config: str, table: dict, work_dirs: str | Path, backbone: str | None = None) -> dict[str, float]:
     """A table's metrics as the newest evaluation below ``work_dirs/<config>/`` has them, in the paper's units.
 
     Both what training writes (``scalars.json`` of a run, its last validation) and what testing writes count.
     """
-    folder = Path(work_dirs) / Path(config).name
+    folder = Path(work_dirs, run_name(config, backbone))
     files = sorted(folder.glob("*/*.json")) + sorted(folder.glob("*/vis_data/scalars.json"))
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         for line in reversed(file.read_text().splitlines()):
@@ -122,6 +135,29 @@ def measured(config: str, table: dict, work_dirs: str | Path) -> dict[str, float
             if found:
                 return found
     return {}
+
+
+def own_table(configs: Sequence[str], backbone: str | None, size: tuple[int, int] | None = None) -> dict:
+    """A table in the form of ``load_paper()['tables']`` of configs that the paper does not have, without its figures.
+
+    Args:
+        configs (Sequence[str]): Names, of the suite or upstream.
+        backbone (str, optional): Add a row for each config with VAN of this size in place of its backbone.
+        size (tuple[int, int], optional): Height and width that FLOPs are counted at. By default the paper's for
+            detectors and segmentors, else the config's own.
+    """
+    rows, metrics = [], {}
+    for config in configs:
+        scope = config_of(config).default_scope
+        row = dict(row=config, config=config, input=size or INPUTS.get(scope) or image_size(config_of(config)))
+        rows.append(row)
+        if backbone and swapped(config, backbone)[1]:
+            rows.append(dict(row, row=f"{config}, VAN-{backbone.upper()}", backbone=backbone))
+        for table in load_paper()["tables"].values():
+            if table.get("group") == GROUP_OF[scope]:
+                known = [key for key, _ in metrics.values()]
+                metrics |= {name: value for name, value in table["metrics"].items() if value[0] not in known}
+    return dict(title="Configs as they ship, and with VAN", rows=rows, metrics=metrics, counts=["params", "flops"])
 
 
 LABELS = {"params": "Params (M)", "flops": "FLOPs (G)"}
@@ -158,17 +194,18 @@ def markdown(number: int, table: dict, checks: list[dict], configs: str = "../co
     """A table as Markdown, every cell ``paper / here``.
 
     Args:
-        number (int): The table's in the paper.
+        number (int): The table's in the paper; 0 if it is not there.
         table (dict): Entry of ``load_paper()['tables']``.
         checks (list[dict]): Of its rows, from :func:`check_row`.
         configs (str): Where links to configs lead. Defaults to '../configs'.
     """
     names = columns(table)
-    lines = [f"### Table {number}: {table['title']}", ""]
+    lines = [f"### Table {number}: {table['title']}" if number else f"### {table['title']}", ""]
     lines += ["| | " + " | ".join(LABELS.get(name, name) for name in names) + " |", "| --- |" + " ---: |" * len(names)]
     notes = []
     for row, check in zip(table["rows"], checks, strict=True):
-        label = f"[{row['row']}]({configs}/{row['config']}.py)" if "config" in row else row["row"]
+        ours = "::" not in row.get("config", "::")
+        label = f"[{row['row']}]({configs}/{row['config']}.py)" if ours else row["row"]
         lines.append(f"| {label} | " + " | ".join(cell(row, check, name) for name in names) + " |")
         notes += [
             f"! {row['row']}, {LABELS.get(column, column)}: {why}" for column, why in row.get("known", {}).items()
