@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
 from van_mm.configs import get_config
 from van_mm.demo import dicts
@@ -18,6 +18,7 @@ from van_mm.weights import SCHEME, TABLE
 STRIDES = (4, 8, 16, 32)  # of VAN's stages
 INHERITED = ("drop_path_rate", "frozen_stages", "norm_eval", "with_cp")
 PYRAMIDS = ("Feature2Pyramid", "MultiLevelNeck")  # necks that make one of a transformer's maps, which have one size
+CHANNELS = ("in_channels", "input_features")  # ends of the keys that say what a part reads; the second is a norm's
 INNER_HEADS = ("kernel_generate_head", "pose_cfg")  # which their head hands the maps to
 # Sizes of images in pipelines, by transform; a backbone can be made for that one size.
 SIZES = {
@@ -60,6 +61,8 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
     Raises:
         UserError: If the backbone can't be replaced, and then nothing has changed; the message says why.
     """
+    if cfg.get("default_scope") not in OPTIMIZERS:
+        raise UserError(f"--backbone: default_scope is {cfg.get('default_scope')!r}, none of the four codebases")
     draft = Config(copy.deepcopy(cfg._cfg_dict))
     init_default_scope(cfg.default_scope)
     changes = replace(draft, arch)
@@ -89,8 +92,9 @@ def replace(cfg: Config, arch: str) -> list[str]:
         levels = outputs(backbone, both(backbone.get("img_size")) or image_size(cfg))
         old, indices = [channels for channels, _ in levels], stages_of([stride for _, stride in levels])
         refuse_shallow(part, path, indices)
-        if "bbox_head" in part and not part.get("neck") and len(levels) > 1 and len(set(levels)) == 1:
-            raise UserError(f"--backbone: {path}.bbox_head reads {len(levels)} alike maps; VAN's stages are not alike")
+        head = next((key for key in ("bbox_head", "head") if part.get(key)), None)
+        if head and not part.get("neck") and len(levels) > 1 and len(set(levels)) == 1:
+            raise UserError(f"--backbone: {path}.{head} reads {len(levels)} alike maps; VAN's stages are not alike")
         changes += adapt(part, path, levels[-1][1], STRIDES[indices[-1]])
         new_backbone = ConfigDict(type="van_mm.VAN", arch=arch, out_indices=indices)
         new_backbone.update({key: backbone[key] for key in INHERITED if key in backbone})
@@ -192,7 +196,7 @@ def both(size: int | Sequence[int] | None) -> Sequence[int] | None:
 
 @torch.no_grad()
 def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
-    """Channels and stride of each level that a backbone gives for an image; of a vector, the stride is 0.
+    """Channels and stride of each level that a backbone gives for an image; of a vector or tokens, the stride is 0.
 
     Raises:
         UserError: If it does not build or run, or gives no maps.
@@ -210,8 +214,8 @@ def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
             f"--backbone: {backbone.type} does not run on an image: {type(error).__name__}: {error}"
         ) from error
     maps = maps if isinstance(maps, (list, tuple)) else [maps]
-    if not all(isinstance(one, torch.Tensor) and one.dim() in (2, 4) for one in maps):
-        raise UserError(f"--backbone: {backbone.type} gives no feature maps of an image")
+    if not all(isinstance(one, Tensor) and one.dim() in ((2, 3, 4) if len(maps) == 1 else (2, 4)) for one in maps):
+        raise UserError(f"--backbone: {backbone.type} gives no feature maps of an image, but what its head alone reads")
     return [(one.shape[1], round(size[1] / one.shape[-1]) if one.dim() == 4 else 0) for one in maps]
 
 
@@ -233,10 +237,11 @@ def stages_of(strides: list[int]) -> tuple[int, ...]:
 def adapt(part: ConfigDict, path: str, old: int, new: int) -> list[str]:
     """Make up for another stride of the last level: pool where there was a vector, upsample where a key point head took
     a finer map. What changed, a line each."""
-    if old == 0 and not part.get("neck"):
-        part.neck = ConfigDict(type="GlobalAveragePooling")
-        return [f"{path}.neck: GlobalAveragePooling, in place of a vector"]
     neck, head = part.get("neck") or {}, part.get("head") or {}
+    if old == 0 and isinstance(neck, dict):
+        pooling = ConfigDict(type="GlobalAveragePooling")
+        part.neck = [pooling, neck] if neck and neck.type != pooling.type else pooling
+        return [f"{path}.neck: GlobalAveragePooling, as there is a map in place of a vector"]
     if isinstance(neck, dict) and neck.get("type") in PYRAMIDS:
         del part["neck"]
         return [f"{path}.neck: {neck.type} dropped, VAN's maps are a pyramid as they are"]
@@ -304,11 +309,13 @@ def plain_learning_rates(cfg: Config) -> list[str]:
 
 def readers(part: ConfigDict, path: str) -> list[tuple[str, ConfigDict]]:
     """What reads the backbone: the first neck that has channels, or without one the heads."""
-    for place, neck in nodes(part, "neck", path):
+    necks = nodes(part, "neck", path)
+    for place, neck in necks:
         if "in_channels" in neck:  # JPU hands levels on but for the last
             return [(place, neck), *(nodes(part, "auxiliary_head", path) if neck.type == "JPU" else [])]
     heads = [one for key in part if key.endswith("head") for one in nodes(part, key, path)]
-    return heads + [inner for place, head in heads for key in INNER_HEADS for inner in nodes(head, key, place)]
+    inner = [one for place, head in heads for key in INNER_HEADS for one in nodes(head, key, place)]
+    return [*necks, *heads, *inner]
 
 
 def nodes(node: ConfigDict, key: str, path: str) -> list[tuple[str, ConfigDict]]:
@@ -331,7 +338,7 @@ def selected(part: ConfigDict, channels: list[int]) -> list[int]:
 def refit(part: ConfigDict, path: str, old: list[int], new: list[int]) -> list[str]:
     """Put the new channels for the old ones in what reads the backbone; what changed, a line each."""
     old, new = selected(part, old), selected(part, new)
-    places = [(place, node, key) for place, node in readers(part, path) for key in node if key.endswith("in_channels")]
+    places = [(place, node, key) for place, node in readers(part, path) for key in node if key.endswith(CHANNELS)]
     for place, node, _ in places[:]:
         passed = node.get("out_channels")
         if isinstance(passed, (list, tuple)) and list(passed[: len(old)]) == old:  # SSD's neck passes levels on
@@ -347,9 +354,9 @@ def refit(part: ConfigDict, path: str, old: list[int], new: list[int]) -> list[s
             elif len(set(old)) == len(old) and all(one in old for one in values):  # some of them, or in another order
                 values = [new[old.index(one)] for one in values]
             node[key] = type(value)(values)
-        elif key == "in_channels" and isinstance(index, int) and value == old[index]:
+        elif key in ("in_channels", "input_features") and isinstance(index, int) and value == old[index]:
             node[key] = new[index]
-        elif key != "in_channels" and value in old:
+        elif key.endswith("_in_channels") and value in old:  # c1_in_channels, of a level that its head knows
             node[key] = new[old.index(value)]
         if node[key] != value:
             changes.append(f"{place}.{key}: {value} -> {node[key]}")
@@ -418,25 +425,22 @@ def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None) ->
     part = next(module for module in model.modules() if hasattr(module, "backbone"))
     size = size or image_size(cfg)
     image = torch.rand(1, 3, *size)
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
     if cfg.default_scope == "mmdet":
-        from mmdet.structures import DetDataSample, TrackDataSample
-        from mmengine.structures import InstanceData
+        from mmdet.structures import TrackDataSample
 
-        box = InstanceData(bboxes=torch.tensor([[0.0, 0.0, 64.0, 64.0]]), labels=torch.tensor([0]))
-        samples = [DetDataSample(metainfo=dict(meta, border=(0, size[0], 0, size[1])), gt_instances=box)]
+        samples = det_samples(image)
         try:  # not predict: heads have trouble with what random weights find, SSD's with anything
             if hasattr(part, "track_head"):  # of a video
                 part.predict(image[None], [TrackDataSample(video_data_samples=samples)])
             elif hasattr(part, "roi_head"):
-                maps = part.extract_feat(image)
-                part.roi_head(maps, part.rpn_head.predict(maps, samples) if part.with_rpn else [box], samples)
+                maps, boxes = part.extract_feat(image), [sample.gt_instances for sample in samples]
+                part.roi_head(maps, part.rpn_head.predict(maps, samples) if part.with_rpn else boxes, samples)
             else:
                 part(image, samples)
         except (NotImplementedError, TypeError, AttributeError):  # of heads that only predict
             part.predict(image, samples)
     elif cfg.default_scope == "mmseg":
-        part.encode_decode(image, [meta])
+        part.encode_decode(image, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
         if part.with_auxiliary_head:
             heads, maps = part.auxiliary_head, part.extract_feat(image)
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
@@ -448,7 +452,19 @@ def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None) ->
     else:  # self-supervised learning, or a network without a head
         maps = part.backbone(image)
         if part.with_neck:
-            part.neck(maps)
+            part.neck([maps] if type(part.neck).__name__ == "SwAVNeck" else maps)  # of each size of crops
+
+
+def det_samples(images: Tensor) -> list:
+    """What mmdet's models want to know of images (N, 3, H, W) beside their pixels, with a box on each."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    height, width = size = tuple(images.shape[2:])
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    meta["border"] = (0, height, 0, width)  # CenterNet's
+    box = InstanceData(bboxes=images.new_tensor([[0, 0, 64, 64]]), labels=images.new_tensor([0], dtype=torch.long))
+    return [DetDataSample(metainfo=meta, gt_instances=box) for _ in images]
 
 
 def paper_optimizer(cfg: Config) -> list[str]:

@@ -4,13 +4,14 @@
 python tools/analysis/benchmark.py                                              # B0 and B2 against mmpretrain's VAN
 python tools/analysis/benchmark.py --backbones b2 --cases 512x1 --mode train
 python tools/analysis/benchmark.py --configs seg/upernet_van_b2 --cases 512x1   # whole models, backbone swapped
+python tools/analysis/benchmark.py --configs mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512 --backbone b2
 python tools/analysis/benchmark.py --backbones b2 --cases 224x1 448x1 672x1 896x1 1120x1 --plot area.png
 python tools/analysis/benchmark.py --backbones b0 b1 b2 b3 b4 swin-t swin-s swin-b --cases 224x8   # table 4
 
 VAN is folded for inference (van_mm.fold); "of the limit" is the time of its dense convolutions alone, as plain matrix
-products, by its own. The reference is mmpretrain's VAN of the same size as it is shipped, with the
-same weights, in fp32; with --configs it is the same config on that backbone. A ratio is the median over the rounds of
-the reference's time by ours, followed by its quartiles.
+products, by its own. The reference is mmpretrain's VAN of the same size as it is shipped, with the same weights, in
+fp32; with --configs it is the same config on that backbone, or, where --backbone puts VAN into a config, that config as
+it ships. A ratio is the median over the rounds of the reference's time by ours, followed by its quartiles.
 """
 
 import argparse
@@ -27,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument("--backbones", nargs="+", default=["b0", "b2"], metavar="NAME",
                       help="b0 to b6, swin-t to -b, convnext-t to -b, resnet-50, -101 (default: b0 b2)")  # fmt: skip
     what.add_argument("--configs", nargs="+", help="whole experiments instead of backbones, inference only")
+    parser.add_argument("--backbone", metavar="ARCH", help="with --configs: VAN of this size in place of theirs")
     parser.add_argument("--cases", nargs="+", default=["224x1", "224x8", "512x1"], metavar="SIZExBATCH",
                         help="image side, or HEIGHTxWIDTH, and batch (default: 224x1 224x8 512x1)")  # fmt: skip
     parser.add_argument("--mode", choices=["infer", "train"], default="infer")
@@ -82,20 +84,23 @@ def backbones(name: str) -> tuple:
     return backbone, reference_of(backbone if name in SIZES else build_backbone(size), size)
 
 
-def whole_models(name: str) -> tuple:
-    """A config's model, and the same one on the reference backbone."""
+def whole_models(name: str, backbone: str | None) -> tuple:
+    """A config's model, and the same one on the reference backbone; or with a VAN, and as it ships."""
     import torch
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import MODELS, init_default_scope
 
-    from van_mm import get_config
+    from van_mm import get_config, swap_backbone
+    from van_mm.launch import UserError
+    from van_mm.swap import is_van, trial_model
 
-    cfg = get_config(name)
-    init_default_scope(cfg.default_scope)
-    cfg.model.backbone.init_cfg = None
     torch.manual_seed(0)
-    ours = revert_sync_batchnorm(MODELS.build(cfg.model))
-    ours.backbone.init_weights()
+    cfg = get_config(name)
+    if backbone:
+        theirs = trial_model(cfg)
+        if swap_backbone(cfg, backbone):
+            return trial_model(cfg), theirs
+    if not is_van(cfg.model.get("backbone", {"type": None}), cfg.default_scope):
+        raise UserError(f"--configs {name} has no VAN; put one in with --backbone b2")
+    ours = trial_model(cfg)
     theirs = copy.deepcopy(ours)
     theirs.backbone = reference_of(ours.backbone, cfg.model.backbone.arch)
     return ours, theirs
@@ -110,7 +115,7 @@ def measure(name: str, text: str, size: tuple[int, int, int], args: argparse.Nam
     from van_mm.analysis.speed import Whole, alternate, inference, kept_bytes, products, ratio, training
 
     height, width, batch = size
-    ours, theirs = (whole_models if args.configs else backbones)(name)
+    ours, theirs = whole_models(name, args.backbone) if args.configs else backbones(name)
     images = torch.randn(batch, 3, height, width, device=args.device)
     ours, theirs = ours.to(args.device), theirs.to(args.device)
     row = dict(model=name, case=text, mode=args.mode, dtype=args.dtype)
@@ -219,6 +224,8 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("--device cuda: no GPU is visible")
     with device_errors(args.device):
         torch.empty(0, device=args.device)
+    if args.backbone and not args.configs:
+        raise UserError("--backbone goes with --configs; for the bare backbone give --backbones")
     if args.configs and args.mode == "train":
         raise UserError("--configs measures inference; leave --mode train out, or give --backbones")
     if args.onnx and (args.configs or args.mode == "train" or args.dtype == "bf16" or args.device != "cpu"):

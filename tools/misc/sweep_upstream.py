@@ -24,7 +24,7 @@ CODEBASES = ("mmdet", "mmseg", "mmpose", "mmpretrain")
 OUTCOMES = {  # in the order of the report
     "refused": "VAN does not work; each with what `--backbone` says",
     "does not build": "Do not build here as they ship",
-    "no backbone": "Have no image backbone, or several",
+    "no backbone": "Have no backbone that runs on an image, or several, or are no whole experiment",
 }
 
 
@@ -48,6 +48,7 @@ def attempt(name: str, arch: str) -> dict:
     from mmengine.config import Config
 
     from van_mm import get_config, swap_backbone
+    from van_mm.analysis.complexity import build_on_meta
     from van_mm.errors import UserError
     from van_mm.launch import build_random
     from van_mm.swap import holder
@@ -55,19 +56,26 @@ def attempt(name: str, arch: str) -> dict:
     try:
         cfg = get_config(name)
         holder(cfg.model)
+        if not cfg.get("default_scope"):
+            raise UserError("it has no default_scope")
     except UserError as error:
         return dict(outcome="no backbone", why=str(error))
     except Exception as error:
         return dict(outcome="no backbone", why=f"{type(error).__name__}: {error}")
     original = Config(copy.deepcopy(cfg._cfg_dict))
     try:
-        build_random(Config(copy.deepcopy(cfg._cfg_dict)))
-    except UserError as error:
-        return dict(outcome="does not build", why=str(error))
+        build_on_meta(cfg)  # which takes no time
+    except Exception:
+        try:
+            build_random(Config(copy.deepcopy(cfg._cfg_dict)))
+        except UserError as error:
+            return dict(outcome="does not build", why=str(error))
     try:
         changes = swap_backbone(cfg, arch)
     except UserError as error:
-        return dict(outcome="refused", why=str(error))
+        return dict(outcome="no backbone" if "does not run on an image" in str(error) else "refused", why=str(error))
+    if changes[-1].startswith("not tried"):
+        return dict(outcome="refused", why=changes[-1])
     if zlib.crc32(name.encode()) % 10 or not cfg.get("optim_wrapper"):
         return dict(outcome="works", changes=changes)
     failed = training_step(cfg)

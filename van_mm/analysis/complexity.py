@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from van_mm import ops
-from van_mm.swap import trial, trial_model
+from van_mm.swap import det_samples, trial, trial_model
 
 aten = torch.ops.aten
 # Regions of a two-stage detector, as MMDetection 2's and Swin's counts have them.
@@ -69,7 +69,7 @@ def complexity(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, i
 def forward(model: nn.Module, images: Tensor) -> None:
     """One pass through all that inference runs, without the box arithmetic between the parts of a detector."""
     if not hasattr(model, "roi_head"):
-        model(images, None, mode="tensor")
+        model(images, det_samples(images) if type(model).__module__.startswith("mmdet.") else None, mode="tensor")
         return
     feats = model.extract_feat(images)
     model.rpn_head(feats)
