@@ -281,6 +281,7 @@ def is_pretrained(init_cfg) -> bool:
 def normalise(cfg: Config) -> list[str]:
     """See that the backbone is fed RGB of about unit deviation; Caffe's weights were not, nor are some that start from
     random ones."""
+    place = "model.data_preprocessor" if cfg.model.get("data_preprocessor") else "data_preprocessor"
     top = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     found = [node for node in dicts(top) if "mean" in node or str(node.get("type")).endswith("DataPreprocessor")]
     if not found:
@@ -293,7 +294,7 @@ def normalise(cfg: Config) -> list[str]:
     node.pop("rgb_to_bgr", None)
     node.update(RGB, **{key: True})
     changed = (f"{name} {value} -> {node[name]}" for name, value in before.items() if value != node[name])
-    return [f"data_preprocessor: {', '.join(changed)}, as VAN's weights were trained"]
+    return [f"{place}: {', '.join(changed)}, as VAN's weights were trained"]
 
 
 def plain_learning_rates(cfg: Config) -> list[str]:
@@ -379,12 +380,12 @@ def check(cfg: Config) -> list[str]:
     van = next(module for module in model.modules() if isinstance(module, VAN))
     try:
         try:
-            trial(model, cfg)
+            trial(model, cfg, boxes=8)
         except RuntimeError as error:
             if "contiguous" not in str(error):
                 raise
             van.contiguous = True
-            trial(model, cfg)
+            trial(model, cfg, boxes=8)
     except Exception as error:
         if str(error).rstrip().endswith(NO_CPU):  # one of mmcv's operators
             return [f"not tried: {str(error).strip()}"]
@@ -414,13 +415,14 @@ def trial_model(cfg: Config) -> nn.Module:
 
 
 @torch.no_grad()
-def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None) -> None:
+def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None, boxes: int | None = None) -> None:
     """Run a config's model on an image of noise, auxiliary heads too, from the backbone to what the heads make of it.
 
     Args:
         model (nn.Module): From :func:`trial_model`.
         cfg (Config): Its config.
         size (tuple[int, int], optional): Height and width of the image. Defaults to :func:`image_size`'s.
+        boxes (int, optional): How many of the proposals a second stage gets. Defaults to all.
     """
     part = next(module for module in model.modules() if hasattr(module, "backbone"))
     size = size or image_size(cfg)
@@ -433,8 +435,9 @@ def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None) ->
             if hasattr(part, "track_head"):  # of a video
                 part.predict(image[None], [TrackDataSample(video_data_samples=samples)])
             elif hasattr(part, "roi_head"):
-                maps, boxes = part.extract_feat(image), [sample.gt_instances for sample in samples]
-                part.roi_head(maps, part.rpn_head.predict(maps, samples) if part.with_rpn else boxes, samples)
+                maps, given = part.extract_feat(image), [sample.gt_instances for sample in samples]
+                found = part.rpn_head.predict(maps, samples) if part.with_rpn else given
+                part.roi_head(maps, [one[:boxes] for one in found], samples)
             else:
                 part(image, samples)
         except (NotImplementedError, TypeError, AttributeError):  # of heads that only predict
