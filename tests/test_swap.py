@@ -67,6 +67,10 @@ CONFIGS = {  # upstream config: the VAN stages that it reads, and what is made r
         (3,),
         {"model.head.in_channels", "model.head.deconv_out_channels"},
     ),
+    f"{POSE}/topdown_heatmap/coco/td-hm_ViTPose-small_8xb64-210e_coco-256x192": (
+        (3,),
+        {"model.head.in_channels", "model.head.deconv_out_channels"},
+    ),
     f"{POSE}/topdown_heatmap/coco/td-hm-vis_res50_8xb64-210e_coco-aic-256x192-merge": (
         (3,),
         {"model.head.pose_cfg.in_channels"},
@@ -135,18 +139,36 @@ def test_weights(name, weights):
 
 
 def test_weights_of_the_old_model_go():
-    """Load_from, and an init_cfg of the whole model; stages that were frozen stay so."""
+    """``load_from``, and an ``init_cfg`` of the whole model."""
     cfg = get_config("mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20")
-    cfg.load_from, cfg.model.backbone.frozen_stages = "old.pth", 12
+    cfg.load_from = "old.pth"
     swap_backbone(cfg, "b4")
-    assert cfg.load_from is None and "init_cfg" not in cfg.model and cfg.model.backbone.frozen_stages == 4
+    assert cfg.load_from is None and "init_cfg" not in cfg.model
     assert cfg.model.backbone.init_cfg.checkpoint == "van_mm://b4_in22k"
     assert cfg.model.data_preprocessor.to_rgb and "bgr_to_rgb" not in cfg.model.data_preprocessor
+
+
+def test_options_of_the_same_meaning_stay():
+    """A wholly frozen transformer makes a wholly frozen VAN."""
+    cfg = get_config("mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k")
+    assert cfg.model.backbone.frozen_stages == 12
+    swap_backbone(cfg, "b0")
+    assert cfg.model.backbone.frozen_stages == 4
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco")
+    swap_backbone(cfg, "b0")
+    assert (cfg.model.backbone.frozen_stages, cfg.model.backbone.norm_eval) == (1, True)
 
 
 def test_contiguous_where_an_operator_asks_for_it():
     cfg = get_config("mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco")
     assert "model.backbone.contiguous: True" in swap_backbone(cfg, "b0")[-1] and cfg.model.backbone.contiguous
+
+
+def test_heat_maps_have_the_codecs_size():
+    cfg = get_config(f"{POSE}/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192")
+    cfg.codec.heatmap_size = (96, 128)
+    with pytest.raises(UserError, match="heat maps of VAN are .48, 64., and those of codec.heatmap_size .96, 128."):
+        swap_backbone(cfg, "b0")
 
 
 def test_what_has_no_cpu_operator_is_not_tried():
@@ -168,6 +190,7 @@ def test_our_own_take_another_size():
     ("name", "arch", "words"),
     [
         ("mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco", "b0", "roi_head.shared_head .ResLayer. is the last"),
+        ("mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco", "b0", "boxes are placed by strides of .16."),
         ("mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco", "b0", "ResNet has dcn inside"),
         ("mmdet::gcnet/mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco", "b0", "ResNet has plugins inside"),
         ("mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco", "b0", "bbox_head reads 2 alike maps"),

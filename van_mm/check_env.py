@@ -5,6 +5,8 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from van_mm.configs import CODEBASES
+
 # Distribution (or its community fork), module, and the versions [from, below) that the suite was tested with.
 TESTED = [
     (("torch",), "torch", "2.11", "2.12"),
@@ -18,7 +20,6 @@ TESTED = [
     (("mmsegmentation", "onedl-mmsegmentation"), "mmseg", "1.2.2", "1.3"),
     (("mmpose", "onedl-mmpose"), "mmpose", "1.3.2", "1.4"),
 ]
-CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 REMEDIES = {
     "mmcv.ops": "mmcv was built without its ops or for another torch; build it again for this one (see README)",
     "mmcv": "install mmcv 2.1.0 with its ops (see README); mmdet and mmseg refuse 2.2.0 and newer",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
 CONFIGS = CHECKOUT / "configs" if (CHECKOUT / "pyproject.toml").is_file() else PACKAGE / ".mim" / "configs"

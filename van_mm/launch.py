@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from van_mm import distributed
-from van_mm.configs import NoConfigError, find_config, run_name
+from van_mm.configs import CODEBASES, NoConfigError, find_config, run_name
 from van_mm.datasets.faults import LOG, skip_bad_data
 from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
@@ -29,8 +29,6 @@ from van_mm.options import check_options
 from van_mm.safety import StopHook, Stopped
 from van_mm.swap import paper_optimizer, swap_backbone
 from van_mm.weights import SCHEME, WeightsError, bare, match_state_dict, mismatches, read_checkpoint, unwrap
-
-CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 
 
 @contextmanager
@@ -387,7 +385,8 @@ def build_random(cfg: Config) -> nn.Module:
     if "data_preprocessor" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as the runner does
     for node in dicts(cfg.model):
-        node.pop("init_cfg", None)  # a checkpoint has it all
+        for key in ("init_cfg", "pretrained"):
+            node.pop(key, None)  # a checkpoint has it all
     with building():
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.eval()

@@ -1,18 +1,18 @@
 """VAN in place of the backbone of any config of the four codebases."""
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor, nn
+from torch import Tensor
 
-from van_mm.configs import get_config
+from van_mm.configs import CODEBASES, get_config
 from van_mm.demo import dicts
 from van_mm.errors import UserError
 from van_mm.models.van import VAN, get_arch
+from van_mm.trial import both, image_size, trial, trial_model
 from van_mm.weights import SCHEME, TABLE
 
 STRIDES = (4, 8, 16, 32)  # of VAN's stages
@@ -20,11 +20,6 @@ INHERITED = ("drop_path_rate", "frozen_stages", "norm_eval", "with_cp")
 PYRAMIDS = ("Feature2Pyramid", "MultiLevelNeck")  # necks that make one of a transformer's maps, which have one size
 CHANNELS = ("in_channels", "input_features")  # ends of the keys that say what a part reads; the second is a norm's
 INNER_HEADS = ("kernel_generate_head", "pose_cfg")  # which their head hands the maps to
-# Sizes of images in pipelines, by transform; a backbone can be made for that one size.
-SIZES = {
-    "CenterCrop": "crop_size", "EfficientNetCenterCrop": "crop_size", "RandomResizedCrop": "scale", "Resize": "scale",
-    "ResizeEdge": "scale",
-}  # fmt: skip
 RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # ImageNet's, for VAN's weights
 LAYER_DECAY = ("decay_rate", "decay_type", "layer_decay_rate", "num_layers")  # of paramwise_cfg
 # Whose config has the paper's optimiser: by what the experiment has of this type, or else by codebase.
@@ -61,7 +56,7 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
     Raises:
         UserError: If the backbone can't be replaced, and then nothing has changed; the message says why.
     """
-    if cfg.get("default_scope") not in OPTIMIZERS:
+    if cfg.get("default_scope") not in CODEBASES:
         raise UserError(f"--backbone: default_scope is {cfg.get('default_scope')!r}, none of the four codebases")
     draft = Config(copy.deepcopy(cfg._cfg_dict))
     init_default_scope(cfg.default_scope)
@@ -90,11 +85,14 @@ def replace(cfg: Config, arch: str) -> list[str]:
     else:
         refuse_stages(part)
         levels = outputs(backbone, both(backbone.get("img_size")) or image_size(cfg))
-        old, indices = [channels for channels, _ in levels], stages_of([stride for _, stride in levels])
+        old, strides = [channels for channels, _ in levels], [stride for _, stride in levels]
+        indices = stages_of(strides)
         refuse_shallow(part, path, indices)
         head = next((key for key in ("bbox_head", "head") if part.get(key)), None)
         if head and not part.get("neck") and len(levels) > 1 and len(set(levels)) == 1:
             raise UserError(f"--backbone: {path}.{head} reads {len(levels)} alike maps; VAN's stages are not alike")
+        if cfg.default_scope == "mmdet" and any(a and a != STRIDES[i] for a, i in zip(strides, indices, strict=True)):
+            raise UserError(f"--backbone: boxes are placed by strides of {strides}; VAN's stages have {STRIDES}")
         changes += adapt(part, path, levels[-1][1], STRIDES[indices[-1]])
         new_backbone = ConfigDict(type="van_mm.VAN", arch=arch, out_indices=indices)
         new_backbone.update({key: backbone[key] for key in INHERITED if key in backbone})
@@ -173,27 +171,6 @@ def refuse_shallow(part: ConfigDict, path: str, indices: tuple[int, ...]) -> Non
         )
 
 
-def image_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of an image to try a config with: the config's own where images are made to have one size, as
-    for classifiers and poses, otherwise 256 x 256."""
-    codec = cfg.get("codec", {})
-    if isinstance(codec, dict) and codec.get("input_size"):
-        width, height = codec.input_size
-        return height, width
-    classifies = cfg.default_scope == "mmpretrain"
-    found = 224 if classifies else 256
-    for node in dicts((cfg.get("test_dataloader") or cfg.get("train_dataloader") or {}).get("dataset")):
-        if node.get("type") in SIZES and (classifies or node.get("keep_ratio") is False):
-            found = node[SIZES[node.type]]
-    width, height = both(found)
-    return height, width
-
-
-def both(size: int | Sequence[int] | None) -> Sequence[int] | None:
-    """Two numbers for one."""
-    return (size, size) if isinstance(size, int) else size
-
-
 @torch.no_grad()
 def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
     """Channels and stride of each level that a backbone gives for an image; of a vector or tokens, the stride is 0.
@@ -245,11 +222,13 @@ def adapt(part: ConfigDict, path: str, old: int, new: int) -> list[str]:
     if isinstance(neck, dict) and neck.get("type") in PYRAMIDS:
         del part["neck"]
         return [f"{path}.neck: {neck.type} dropped, VAN's maps are a pyramid as they are"]
-    if new > old > 0 and "deconv_out_channels" in head and not head.deconv_out_channels:
+    if new > old > 0 and "deconv_out_channels" in head:
         steps = (new // old).bit_length() - 1  # as SimpleBaseline's, each doubles the map
-        head.update(deconv_out_channels=(256,) * steps, deconv_kernel_sizes=(4,) * steps)
+        before = tuple(head.deconv_out_channels or ())
+        kernels = tuple(head.get("deconv_kernel_sizes") or (4,) * len(before))[: len(before)]
+        head.deconv_out_channels, head.deconv_kernel_sizes = (256,) * steps + before, (4,) * steps + kernels
         channels = head.deconv_out_channels
-        return [f"{path}.head.deconv_out_channels: {channels}, as the map is {new // old} times smaller"]
+        return [f"{path}.head.deconv_out_channels: {before} -> {channels}, as maps are {new // old} times smaller"]
     return []
 
 
@@ -380,94 +359,25 @@ def check(cfg: Config) -> list[str]:
     van = next(module for module in model.modules() if isinstance(module, VAN))
     try:
         try:
-            trial(model, cfg, boxes=8)
+            found = trial(model, cfg, boxes=8)
         except RuntimeError as error:
             if "contiguous" not in str(error):
                 raise
             van.contiguous = True
-            trial(model, cfg, boxes=8)
+            found = trial(model, cfg, boxes=8)
     except Exception as error:
         if str(error).rstrip().endswith(NO_CPU):  # one of mmcv's operators
             return [f"not tried: {str(error).strip()}"]
         raise UserError(f"--backbone: the model does not run with VAN: {type(error).__name__}: {error}") from error
+    codec = cfg.get("codec", {})
+    size = codec.get("heatmap_size") if isinstance(codec, dict) else None
+    given = tuple(found.shape[:1:-1]) if isinstance(found, Tensor) and found.dim() == 4 else None  # width and height
+    if size and given and given != tuple(size):
+        raise UserError(f"--backbone: heat maps of VAN are {given}, and those of codec.heatmap_size {tuple(size)}")
     if not van.contiguous or part.backbone.get("contiguous"):
         return []
     part.backbone.contiguous = True
     return [f"{path}.backbone.contiguous: True, as an operator behind it asks for"]
-
-
-def trial_model(cfg: Config) -> nn.Module:
-    """The config's model with random weights, in eval mode.
-
-    Raises:
-        UserError: If it does not build.
-    """
-    from van_mm.launch import build_random
-
-    model = build_random(Config(copy.deepcopy(cfg._cfg_dict)))
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)  # a line for each parameter
-    try:
-        model.init_weights()  # where boxes are parameters, those of a constructor have no size
-    finally:
-        logging.disable(before)
-    return model
-
-
-@torch.no_grad()
-def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None, boxes: int | None = None) -> None:
-    """Run a config's model on an image of noise, auxiliary heads too, from the backbone to what the heads make of it.
-
-    Args:
-        model (nn.Module): From :func:`trial_model`.
-        cfg (Config): Its config.
-        size (tuple[int, int], optional): Height and width of the image. Defaults to :func:`image_size`'s.
-        boxes (int, optional): How many of the proposals a second stage gets. Defaults to all.
-    """
-    part = next(module for module in model.modules() if hasattr(module, "backbone"))
-    size = size or image_size(cfg)
-    image = torch.rand(1, 3, *size)
-    if cfg.default_scope == "mmdet":
-        from mmdet.structures import TrackDataSample
-
-        samples = det_samples(image)
-        try:  # not predict: heads have trouble with what random weights find, SSD's with anything
-            if hasattr(part, "track_head"):  # of a video
-                part.predict(image[None], [TrackDataSample(video_data_samples=samples)])
-            elif hasattr(part, "roi_head"):
-                maps, given = part.extract_feat(image), [sample.gt_instances for sample in samples]
-                found = part.rpn_head.predict(maps, samples) if part.with_rpn else given
-                part.roi_head(maps, [one[:boxes] for one in found], samples)
-            else:
-                part(image, samples)
-        except (NotImplementedError, TypeError, AttributeError):  # of heads that only predict
-            part.predict(image, samples)
-    elif cfg.default_scope == "mmseg":
-        part.encode_decode(image, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
-        if part.with_auxiliary_head:
-            heads, maps = part.auxiliary_head, part.extract_feat(image)
-            for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-                head(maps)
-    elif cfg.default_scope == "mmpose":
-        part.head(part.extract_feat(image))
-    elif hasattr(part, "predict") and part.with_head:
-        part.predict(image)
-    else:  # self-supervised learning, or a network without a head
-        maps = part.backbone(image)
-        if part.with_neck:
-            part.neck([maps] if type(part.neck).__name__ == "SwAVNeck" else maps)  # of each size of crops
-
-
-def det_samples(images: Tensor) -> list:
-    """What mmdet's models want to know of images (N, 3, H, W) beside their pixels, with a box on each."""
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
-
-    height, width = size = tuple(images.shape[2:])
-    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
-    meta["border"] = (0, height, 0, width)  # CenterNet's
-    box = InstanceData(bboxes=images.new_tensor([[0, 0, 64, 64]]), labels=images.new_tensor([0], dtype=torch.long))
-    return [DetDataSample(metainfo=meta, gt_instances=box) for _ in images]
 
 
 def paper_optimizer(cfg: Config) -> list[str]:
@@ -481,9 +391,10 @@ def paper_optimizer(cfg: Config) -> list[str]:
     source = next(name for key, name in OPTIMIZERS.items() if key in types or key == cfg.default_scope)
     paper, wrapper = get_config(source), cfg.optim_wrapper
     old, new = wrapper.optimizer, paper.optim_wrapper.optimizer
-    for key in ("constructor", "paramwise_cfg"):
+    for key in ("optimizer", "constructor", "paramwise_cfg"):
         wrapper.pop(key, None)
-    wrapper.update({key: value for key, value in paper.optim_wrapper.items() if key in ("optimizer", "paramwise_cfg")})
+        if key in paper.optim_wrapper:
+            wrapper[key] = paper.optim_wrapper[key]
     batch = paper.auto_scale_lr.base_batch_size
     cfg.auto_scale_lr = dict(cfg.get("auto_scale_lr", {}), base_batch_size=batch)
     return [

@@ -1,11 +1,13 @@
 """The paper's tables: what can be counted agrees with them, and the tool says so, or says where it does not."""
 
+import copy
 import json
 from decimal import Decimal
 
 import pytest
 
-from van_mm import list_configs
+from van_mm import get_config, list_configs
+from van_mm.analysis import complexity
 from van_mm.paper import check_row, equal_as_printed, lka_parameters, load_paper, measured
 
 TABLES = load_paper()["tables"]
@@ -67,6 +69,38 @@ def test_tool(run_tool, tmp_path):
     assert rows[0]["config"] == "pose/simplebaseline_van_b2_coco_256x192" and rows[0]["wrong"] == []
     done = run_tool("analysis/paper_tables", "--table", 1)
     assert done.returncode == 1 and "no table" in done.stdout
+
+
+def test_configs_of_ones_own(run_tool, tmp_path):
+    """Upstream's and ours, as they ship and with VAN; what a run of the swapped one has measured is beside them."""
+    run = tmp_path / "work_dirs/swin-tiny_16xb64_in1k_van_b0/20260101_000000"
+    run.mkdir(parents=True)
+    (run / "20260101_000000.json").write_text('{"accuracy/top1": 75.0}')
+    names = ("mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py", "cls/van_b0_in1k")
+    done = run_tool("analysis/paper_tables", "--configs", *names, "--backbone", "b0", "--json", tmp_path / "t.json")
+    assert done.returncode == 0, done.stdout
+    swin, swapped, van = (row["here"] for row in json.loads((tmp_path / "t.json").read_text())["0"])
+    assert swin["params"] == pytest.approx(28.29, abs=0.01) and swin["flops"] == pytest.approx(4.49, abs=0.01)
+    assert swapped == dict(van, top1=75.0)  # which has the same head
+    assert "| - / 75.0 |" in done.stdout
+    done = run_tool("analysis/paper_tables", "--backbone", "b0")
+    assert done.returncode == 1 and "go with --configs" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "flops", "within"),
+    [
+        ("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco", 41.53, 207, 0.01),  # as MMDetection 2 counts
+        ("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco", 40, 173, 0.15),  # its paper's, without norms
+    ],
+)
+def test_complexity_of_upstreams_models(name, params, flops, within):
+    """Without a mask head; and of a model that can't be run on the meta device, whose config stays usable."""
+    cfg = get_config(name)
+    before = copy.deepcopy(cfg._cfg_dict)
+    found = complexity(cfg, (800, 1280))
+    assert found[0] / 1e6 == pytest.approx(params, rel=0.01) and found[1] / 1e9 == pytest.approx(flops, rel=within)
+    assert cfg._cfg_dict == before
 
 
 def test_tool_notices(run_tool, monkeypatch):

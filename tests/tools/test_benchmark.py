@@ -69,6 +69,18 @@ def test_whole_model(run_tool):
     assert done.returncode == 0 and "seg/upernet_van_b0" in done.stdout, done.stdout
 
 
+def test_swapped_model(run_tool, tmp_path):
+    """The reference is the config as it ships, unless it ships with that very VAN."""
+    name = "mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512"
+    case = ("--cases", "64x96x1", "--rounds", 2, "--json", tmp_path / "b.json")
+    done = run_tool("analysis/benchmark", "--configs", name, "seg/upernet_van_b0", "--backbone", "b0", *case)
+    assert done.returncode == 0, done.stdout
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert rows[0]["ratio"] > 2 > rows[1]["ratio"] / 2  # a dilated ResNet-50 has a hundred times the FLOPs
+    done = run_tool("analysis/benchmark", "--configs", name, *case)
+    assert done.returncode == 1 and "has no VAN; put one in with --backbone" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,6 +88,7 @@ def test_whole_model(run_tool):
         (["--configs", "seg/upernet_van_b9"], "no config"),
         (["--configs", "seg/upernet_van_b2", "--mode", "train"], "inference"),
         (["--onnx", "--mode", "train"], "--onnx times"),
+        (["--backbone", "b0"], "goes with --configs"),
         pytest.param(
             ["--device", "cuda"], "no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
         ),

@@ -90,7 +90,8 @@ def whole_models(name: str, backbone: str | None) -> tuple:
 
     from van_mm import get_config, swap_backbone
     from van_mm.launch import UserError
-    from van_mm.swap import is_van, trial_model
+    from van_mm.swap import is_van
+    from van_mm.trial import trial_model
 
     torch.manual_seed(0)
     cfg = get_config(name)

@@ -2,7 +2,7 @@
 """Try VAN under every config that ships with the four codebases, and say for which it works.
 
 python tools/misc/sweep_upstream.py --markdown docs/any_config.md          # 25 minutes on two cores
-python tools/misc/sweep_upstream.py --codebases mmseg --every 10 --json part.json
+python tools/misc/sweep_upstream.py --match 'mmseg::*' 'mmdet::*rcnn*' --every 10 --json part.json
 
 Each config that has one image backbone and builds here as it is gets VAN, as ``tools/train.py CONFIG --backbone b2``
 puts it, and is run on one image; what goes wrong is the message which that command ends with. A tenth of them, drawn by
@@ -18,9 +18,9 @@ import platform
 import sys
 import zlib
 from datetime import date
+from fnmatch import fnmatch
 from pathlib import Path
 
-CODEBASES = ("mmdet", "mmseg", "mmpose", "mmpretrain")
 OUTCOMES = {  # in the order of the report
     "refused": "VAN does not work; each with what `--backbone` says",
     "does not build": "Do not build here as they ship",
@@ -30,7 +30,9 @@ OUTCOMES = {  # in the order of the report
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--codebases", nargs="+", choices=CODEBASES, default=CODEBASES, help="default: all")
+    parser.add_argument(
+        "--match", nargs="+", metavar="PATTERN", help="only configs like 'mmdet::fcos/*' (default: all)"
+    )
     parser.add_argument("--backbone", default="b2", metavar="ARCH", help="VAN of this size (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th config only (default: 1, all)")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread (default: %(default)s)")
@@ -92,7 +94,7 @@ def training_step(cfg) -> str:
     from mmengine.logging import MessageHub
     from mmengine.optim import build_optim_wrapper
 
-    from van_mm.swap import trial_model
+    from van_mm.trial import trial_model
 
     keys = {"optimizer", "constructor", "paramwise_cfg", "clip_grad"} & set(cfg.optim_wrapper)
     wrapper = dict(type="OptimWrapper", **{key: cfg.optim_wrapper[key] for key in keys})
@@ -113,7 +115,7 @@ def random_data(cfg, model) -> dict:
     from mmengine.structures import PixelData
 
     from van_mm.demo import dicts
-    from van_mm.swap import image_size
+    from van_mm.trial import image_size
 
     height, width = image_size(cfg)
     classes = min((node["num_classes"] for node in dicts(cfg.model) if node.get("num_classes")), default=2)
@@ -180,16 +182,20 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from van_mm.configs import find_upstream_root
+    from van_mm.configs import CODEBASES, find_upstream_root
+    from van_mm.launch import UserError
 
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     names = []
-    for codebase in args.codebases:
-        root = find_upstream_root(codebase)
-        files = sorted(file.relative_to(root) for file in root.rglob("*.py") if "_base_" not in file.parts)
-        names += [f"{codebase}::{file.as_posix()}" for file in files if file.parts[0][0] != "_"][:: args.every]
+    for codebase in CODEBASES:
+        if root := find_upstream_root(codebase):
+            files = sorted(file.relative_to(root) for file in root.rglob("*.py") if "_base_" not in file.parts)
+            names += [f"{codebase}::{file.as_posix()}" for file in files if file.parts[0][0] != "_"]
+    names = [name for name in names if any(fnmatch(name, pattern) for pattern in args.match or ["*"])][:: args.every]
+    if not names:
+        raise UserError(f"--match {' '.join(args.match or ())}: no config of an installed codebase has such a name")
     done = json.loads(args.json.read_text()) if args.json.is_file() else {}
     args.json.parent.mkdir(parents=True, exist_ok=True)
     left = [(name, args.backbone) for name in names if name not in done]
@@ -212,6 +218,8 @@ def count(found: dict, codebase: str, outcome: str) -> int:
 
 def summary(found: dict) -> str:
     """The table of counts."""
+    from van_mm.configs import CODEBASES
+
     lines = [
         "| codebase | configs | have one image backbone and build here | VAN works | share | training step |",
         "| --- | ---: | ---: | ---: | ---: | --- |",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from van_mm import ops
-from van_mm.swap import det_samples, trial, trial_model
+from van_mm.trial import det_samples, trial, trial_model
 
 aten = torch.ops.aten
 # Regions of a two-stage detector, as MMDetection 2's and Swin's counts have them.
@@ -59,7 +59,8 @@ def complexity(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, i
             with counter, torch.no_grad():
                 forward(model, torch.empty(1, 3, *size, device="meta"))
     except Exception:  # of transformers that look at values, and heads that want more than maps
-        counter, model = FlopCounterMode(display=False, custom_mapping=COUNTERS), trial_model(cfg)
+        counter = FlopCounterMode(display=False, custom_mapping=COUNTERS)
+        model = trial_model(cfg).requires_grad_(False)
         with ops.off(), counter:  # nothing would be seen of what the kernels compute
             trial(model, cfg, size)
     params = sum(p.numel() for p in model.parameters())

@@ -15,7 +15,8 @@ from mmengine.config import Config
 
 from van_mm.analysis import complexity
 from van_mm.configs import get_config, run_name
-from van_mm.swap import image_size, swap_backbone
+from van_mm.swap import swap_backbone
+from van_mm.trial import image_size
 
 GROUP_OF = {"mmpretrain": "cls", "mmdet": "det", "mmseg": "seg", "mmpose": "pose"}
 INPUTS = {"mmdet": (800, 1280), "mmseg": (512, 512)}  # height and width in tables 11 and 12
