@@ -11,7 +11,7 @@ from torch import Tensor
 from van_mm.configs import CODEBASES, get_config
 from van_mm.demo import dicts
 from van_mm.errors import UserError
-from van_mm.models.van import VAN, get_arch
+from van_mm.models.van import ALIASES, VAN, get_arch
 from van_mm.trial import both, image_size, trial, trial_model
 from van_mm.weights import SCHEME, TABLE
 
@@ -48,7 +48,7 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
 
     Args:
         cfg (Config): Of an experiment with one image backbone.
-        arch (str): Size of the VAN: ``'b0'`` to ``'b6'``.
+        arch (str): Size of the VAN, ``'b0'`` to ``'b6'``, or another name of it.
 
     Returns:
         list[str]: What changed, a line each; empty if the backbone was this VAN already.
@@ -70,48 +70,36 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
 
 def replace(cfg: Config, arch: str) -> list[str]:
     """:func:`swap_backbone`, in place and untried."""
+    arch = ALIASES.get(arch.lower(), arch.lower())
     try:
-        sizes = get_arch(arch)
+        widths = get_arch(arch)["embed_dims"]
     except ValueError as error:
         raise UserError(f"--backbone: {error}") from error
     path, part = holder(cfg.model)
-    backbone, changes = part.backbone, []
-    if is_van(backbone, cfg.default_scope):
-        if backbone.arch == arch:
+    old_backbone = part.backbone
+    if is_van(old_backbone, cfg.default_scope):
+        if old_backbone.arch == arch:
             return []
-        indices = tuple(backbone.get("out_indices", range(4)))
-        old = [get_arch(backbone.arch)["embed_dims"][index] for index in indices]
-        new_backbone = ConfigDict(copy.deepcopy(backbone), arch=arch)
+        indices = tuple(old_backbone.get("out_indices", range(4)))
+        old = [get_arch(old_backbone.arch)["embed_dims"][index] for index in indices]
+        backbone, changes = ConfigDict(copy.deepcopy(old_backbone), arch=arch), []
     else:
-        refuse_stages(part)
-        levels = outputs(backbone, both(backbone.get("img_size")) or image_size(cfg))
-        old, strides = [channels for channels, _ in levels], [stride for _, stride in levels]
-        indices = stages_of(strides)
-        refuse_shallow(part, path, indices)
-        head = next((key for key in ("bbox_head", "head") if part.get(key)), None)
-        if head and not part.get("neck") and len(levels) > 1 and len(set(levels)) == 1:
-            raise UserError(f"--backbone: {path}.{head} reads {len(levels)} alike maps; VAN's stages are not alike")
-        if cfg.default_scope == "mmdet" and any(a and a != STRIDES[i] for a, i in zip(strides, indices, strict=True)):
-            raise UserError(f"--backbone: boxes are placed by strides of {strides}; VAN's stages have {STRIDES}")
-        changes += adapt(part, path, levels[-1][1], STRIDES[indices[-1]])
-        new_backbone = ConfigDict(type="van_mm.VAN", arch=arch, out_indices=indices)
-        new_backbone.update({key: backbone[key] for key in INHERITED if key in backbone})
-        if new_backbone.get("frozen_stages", -1) > len(STRIDES):  # of a transformer's blocks: all
-            new_backbone.frozen_stages = len(STRIDES)
-        if backbone.get("norm_cfg", {}).get("type") == "SyncBN":
-            new_backbone.norm_cfg = dict(type="SyncBN", requires_grad=True)
+        levels = outputs(old_backbone, both(old_backbone.get("img_size")) or image_size(cfg))
+        old, indices = [channels for channels, _ in levels], stages_of([stride for _, stride in levels])
+        refuse(cfg, path, part, levels, indices)
+        backbone, changes = successor(old_backbone, arch, indices), adapt(part, path, levels[-1][1], indices[-1])
         if max(indices) < len(STRIDES) - 1:
             cfg.find_unused_parameters = True
             changes.append("find_unused_parameters: True, as the last stage is not used")
-    new = [sizes["embed_dims"][index] for index in indices]
+    new = [widths[index] for index in indices]
 
-    changes.insert(0, f"{path}.backbone: {backbone.type} -> VAN-{arch.upper()}, out_indices={tuple(indices)}")
-    changes += start_from_weights(cfg, path, part, new_backbone, f"{arch}_in1k")
-    dropped = sorted(set(backbone) - set(new_backbone) - {"init_cfg", "type", "depth"})
+    changes.insert(0, f"{path}.backbone: {old_backbone.type} -> VAN-{arch.upper()}, out_indices={indices}")
+    changes += start_from_weights(cfg, path, part, backbone, f"{arch}_in1k")
+    dropped = sorted(set(old_backbone) - set(backbone) - {"init_cfg", "type", "depth"})
     if dropped:
         more = f" and {len(dropped) - LISTED} more" if len(dropped) > LISTED else ""
-        changes.append(f"dropped, of {backbone.type} only: {', '.join(dropped[:LISTED])}{more}")
-    part.backbone = new_backbone
+        changes.append(f"dropped, of {old_backbone.type} only: {', '.join(dropped[:LISTED])}{more}")
+    part.backbone = backbone
     return [*changes, *refit(part, path, old, new), *plain_learning_rates(cfg)]
 
 
@@ -141,34 +129,52 @@ def is_van(backbone: ConfigDict, scope: str) -> bool:
     return backbone.type in (VAN, "van_mm.VAN") or (backbone.type == "VAN" and scope != "mmpretrain")
 
 
-def refuse_stages(part: ConfigDict) -> None:
-    """See that nothing of the old backbone's own stages is asked for.
+def refuse(cfg: Config, path: str, part: ConfigDict, levels: list[tuple[int, int]], indices: tuple[int, ...]) -> None:
+    """See that nothing hangs on what the old backbone alone can do.
+
+    Args:
+        cfg (Config): Of the experiment.
+        path (str): Of ``part`` in it.
+        part (ConfigDict): What has the backbone.
+        levels (list[tuple[int, int]]): Channels and strides of the old backbone, from :func:`outputs`.
+        indices (tuple[int]): The VAN stages that are to take their places.
 
     Raises:
-        UserError: If there is.
+        UserError: If something does.
     """
-    backbone = part.backbone
+    kind, neck = part.backbone.type, part.get("neck")
     for key in ("plugins", "dcn"):
-        if backbone.get(key):
-            raise UserError(f"--backbone: {backbone.type} has {key} inside of its stages; VAN has no such thing")
+        if part.backbone.get(key):
+            raise UserError(f"--backbone: {kind} has {key} inside of its stages; VAN has no such thing")
     shared = part.get("roi_head", {}).get("shared_head")
     if shared:
-        raise UserError(f"--backbone: roi_head.shared_head ({shared.type}) is the last stage of {backbone.type}")
-
-
-def refuse_shallow(part: ConfigDict, path: str, indices: tuple[int, ...]) -> None:
-    """See that the head that predicts gets the last of the stages.
-
-    Raises:
-        UserError: If it would read an earlier one alone, as behind backbones that fuse their levels themselves.
-    """
+        raise UserError(f"--backbone: roi_head.shared_head ({shared.type}) is the last stage of {kind}")
     head = part.get("decode_head", {})
     index = head.get("in_index", -1) if isinstance(head, dict) else -1
-    if isinstance(index, int) and not part.get("neck") and indices[index] != max(indices):
+    if isinstance(index, int) and not neck and indices[index] != max(indices):
         raise UserError(
-            f"--backbone: {path}.decode_head reads level {index} of {part.backbone.type}, which fuses its levels "
-            f"itself; of VAN that would be stage {indices[index] + 1} alone"
+            f"--backbone: {path}.decode_head reads level {index} of {kind}, which fuses its levels itself; of VAN that "
+            f"would be stage {indices[index] + 1} alone"
         )
+    head = next((key for key in ("bbox_head", "head") if part.get(key)), None)
+    if head and not neck and len(levels) > 1 and len(set(levels)) == 1:
+        raise UserError(f"--backbone: {path}.{head} reads {len(levels)} alike maps; VAN's stages are not alike")
+    strides = [stride for _, stride in levels]
+    if cfg.default_scope == "mmdet" and any(a and a != STRIDES[i] for a, i in zip(strides, indices, strict=True)):
+        raise UserError(f"--backbone: boxes are placed by strides of {strides}; VAN's stages have {STRIDES}")
+
+
+def successor(backbone: ConfigDict, arch: str, indices: tuple[int, ...]) -> ConfigDict:
+    """VAN with the options of another backbone that mean the same."""
+    van = ConfigDict(type="van_mm.VAN", arch=arch, out_indices=indices)
+    for key in INHERITED:
+        if key in backbone:
+            van[key] = backbone[key]
+    if van.get("frozen_stages", -1) > len(STRIDES):  # of a transformer's blocks: all
+        van.frozen_stages = len(STRIDES)
+    if backbone.get("norm_cfg", {}).get("type") == "SyncBN":
+        van.norm_cfg = dict(type="SyncBN", requires_grad=True)
+    return van
 
 
 @torch.no_grad()
@@ -211,9 +217,10 @@ def stages_of(strides: list[int]) -> tuple[int, ...]:
     return tuple(max(0, first + level) for level in range(len(strides)))
 
 
-def adapt(part: ConfigDict, path: str, old: int, new: int) -> list[str]:
-    """Make up for another stride of the last level: pool where there was a vector, upsample where a key point head took
-    a finer map. What changed, a line each."""
+def adapt(part: ConfigDict, path: str, old: int, stage: int) -> list[str]:
+    """Make up for another stride of the last level, which was ``old``: pool where there was a vector, upsample where a
+    key point head took a finer map. What changed, a line each."""
+    new = STRIDES[stage]
     neck, head = part.get("neck") or {}, part.get("head") or {}
     if old == 0 and isinstance(neck, dict):
         pooling = ConfigDict(type="GlobalAveragePooling")
