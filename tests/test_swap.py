@@ -217,7 +217,8 @@ def test_our_own_take_another_size():
         ("mmseg::mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024", "b0", "does not run with VAN"),
         ("mmpose::body_3d_keypoint/video_pose_lift/h36m/video-pose-lift_tcn-27frm-supv_8xb128-160e_h36m", "b0",
          "TCN does not run on an image"),
-        ("mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k", "b0", "MAEViT gives no feature maps"),
+        ("mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k", "b0", "MAEViT masks what it reads"),
+        ("mmpretrain::deit/deit-small-distilled_4xb256_in1k", "b0", "DistilledVisionTransformer gives no feature maps"),
         ("mmpretrain::blip/blip-base_8xb32_nlvr", "b0", "one image backbone; this one has none"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """VAN in place of the backbone of any config of the four codebases."""
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -190,8 +191,12 @@ def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
             node.pop(key, None)
     try:
         model = MODELS.build(cfg)
+        if "mask" in inspect.signature(model.forward).parameters:
+            raise UserError(f"--backbone: {backbone.type} masks what it reads, to be pre-trained; VAN does not")
         model.eval()  # which returns nothing where a backbone of MMLab has its own train()
         maps = model(torch.zeros(1, 3, *size))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"--backbone: {backbone.type} does not run on an image: {type(error).__name__}: {error}"

@@ -126,6 +126,20 @@ def test_demo_scales_what_depends_on_the_image():
     assert (cfg.model.train_cfg.rpn.sampler.num, cfg.model.train_cfg.rcnn.sampler.num) == (256, 32)
 
 
+def test_demo_of_upstreams_configs():
+    """Mosaics and paddings, sizes in heads and codecs, images drawn at random sizes; SGD's learning rates."""
+    cfg = Config.fromfile(find_config("mmdet::yolox/yolox_s_8xb8-300e_coco"))
+    demo_config(cfg)
+    text = str([cfg.train_dataloader, cfg.val_dataloader, cfg.model])
+    assert "640" not in text and "320" not in text and cfg.test_dataloader.dataset.pipeline[1].scale == (160, 160)
+    assert cfg.model.data_preprocessor.batch_augments[0].random_size_range == (128, 192)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(30 * 3e-4)
+    cfg = Config.fromfile(find_config("mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192"))
+    demo_config(cfg)
+    head = cfg.model.head
+    assert head.input_size == head.decoder.input_size == (96, 128) and head.in_featuremap_size == (3, 4)
+
+
 def test_demo_refuses_nonsense():
     cfg = Config.fromfile(find_config("seg/upernet_van_b2"))
     with pytest.raises(ValueError, match="at least 1"):

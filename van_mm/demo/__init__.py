@@ -17,19 +17,21 @@ __all__ = ["DEMO_DEFAULTS", "WRITERS", "demo_config", "dicts", "make_demo_data",
 # ``demo = dict(...)`` goes before these.
 DEMO_DEFAULTS = {
     "mmpretrain": dict(scale=64 / 224, batch_size=16, iters=320, lr=1e-3),
-    "mmdet": dict(scale=0.12, batch_size=4, iters=450, lr=3e-4, rois=32),
+    "mmdet": dict(batch_size=4, iters=450, lr=3e-4, rois=32),  # for the scale see SIDE
     "mmseg": dict(scale=0.125, batch_size=6, iters=180, lr=8e-4),
     "mmpose": dict(scale=0.5, batch_size=8, iters=260, lr=1e-3),
 }
 WARMUP = 0.1  # share of the demo's steps in which the learning rate rises
 
-# The size arguments of the codebases' transforms, data preprocessors, codecs and test settings.
-SIZES = {"scale", "scales", "input_size", "heatmap_size", "img_scale"}
-CROPS = {"crop_size", "size", "stride"}  # kept at multiples of 32, which the paddings of batches count on
-SIZED = {
+SIDE = 160  # of detectors' images, the longer one in testing
+SGD = 30  # how much greater its learning rates are than Adam's
+# The size arguments of the codebases' transforms, data preprocessors, codecs, heads and test settings.
+SIZES = {"scale", "scales", "input_size", "heatmap_size", "in_featuremap_size", "img_scale", "border"}
+CROPS = {"crop_size", "size", "stride", "random_size_range"}  # multiples of 32, which the paddings of batches count on
+SIZED = {  # what has them, beside all that has a crop_size or input_size
     "Resize", "RandomResize", "RandomChoiceResize", "ResizeEdge", "ResizeShortestEdge", "RandomCrop",
-    "RandomResizedCrop", "CenterCrop", "TopdownAffine", "MSRAHeatmap", "UDPHeatmap", "BatchFixedSizePad",
-    "SegDataPreProcessor",
+    "RandomResizedCrop", "CenterCrop", "BatchFixedSizePad", "SegDataPreProcessor", "Mosaic", "MixUp", "CachedMosaic",
+    "CachedMixUp", "RandomAffine", "Pad", "BatchSyncRandomResize",
 }  # fmt: skip
 
 
@@ -44,10 +46,10 @@ def dicts(node) -> Iterator[ConfigDict]:
 
 
 def _scaled(size, factor: float, unit: int = 1):
-    """A size in pixels, or any nesting of them, times ``factor``, rounded to a positive multiple of ``unit``."""
+    """A size in pixels, or any nesting of them, times ``factor``, rounded to a multiple of ``unit`` that is not 0."""
     if isinstance(size, (list, tuple)):
         return type(size)(_scaled(side, factor, unit) for side in size)
-    return unit * max(1, round(size * factor / unit))
+    return unit * max(1, round(abs(size) * factor / unit)) * (-1 if size < 0 else 1)
 
 
 def rooted(node, root: str):
@@ -84,6 +86,9 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
             f"--demo knows {', '.join(DEMO_DEFAULTS)}; this config's default_scope is {cfg.get('default_scope')!r}"
         )
     demo = {**DEMO_DEFAULTS[cfg.default_scope], **cfg.get("demo", {})}
+    if "scale" not in demo:
+        sizes = [max(node.scale) for node in dicts(cfg.test_dataloader) if node.get("type") == "Resize"]
+        demo["scale"] = SIDE / max(sizes, default=1333)
     iters = demo["iters"] if iters is None else iters
     if iters < 1:
         raise ValueError(f"--demo-iters must be at least 1, got {iters}")
@@ -95,7 +100,7 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
 
     seen = set()  # dataloaders can share one dict
     for node in dicts([loaders, cfg.get("tta_pipeline"), cfg.model]):
-        if id(node) not in seen and (node.get("type") in SIZED or "crop_size" in node):
+        if id(node) not in seen and (node.get("type") in SIZED or {"crop_size", "input_size"} & set(node)):
             for key in (SIZES | CROPS) & set(node):
                 if node[key] is not None:
                     node[key] = _scaled(node[key], demo["scale"], 32 if key in CROPS else 1)
@@ -118,7 +123,8 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
 
     total = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
     _shorten(cfg, total, iters)
-    cfg.optim_wrapper.optimizer.lr = demo["lr"]
+    optimizer = cfg.optim_wrapper.optimizer
+    optimizer.lr = min(optimizer.lr, SGD * demo["lr"]) if optimizer.type == "SGD" else demo["lr"]
     for name, options in cfg.optim_wrapper.get("paramwise_cfg", {}).get("custom_keys", {}).items():
         if name == "backbone" and "lr_mult" in options:  # the slower rate is for pretrained weights
             options.lr_mult = 1.0
@@ -130,7 +136,7 @@ def demo_config(cfg: Config, root: str = "data/demo", iters: int | None = None) 
         f"data: generated, in {root}",
         f"image sizes: x {demo['scale']:.3g}",
         f"batch size: {demo['batch_size']}, no workers",
-        f"schedule: {iters} iterations, learning rate {demo['lr']:g}, the backbone's too",
+        f"schedule: {iters} iterations, learning rate {optimizer.lr:g}, the backbone's too",
         "weights: random (nothing is downloaded)",
     ]
 
