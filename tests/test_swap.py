@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 
 import pytest
 from mmengine.config import Config
@@ -289,5 +290,9 @@ def test_trained(name, run_tool, demo_root, tmp_path):
     for train in (swap, ("train", tmp_path / "dumped.py")):
         done = run_tool(*train, *demo, *options)
         assert done.returncode == 0 and (tmp_path / "run/iter_1.pth").exists(), done.stdout
-        (tmp_path / "run/iter_1.pth").unlink()
+        (tmp_path / "run/iter_1.pth").rename(tmp_path / "trained.pth")
+    test = ("test", name, tmp_path / "trained.pth", *demo[:3], "--work-dir", tmp_path / "test")
+    done = run_tool(*test, "--backbone", "b0", "--out", tmp_path / "metrics.json")
+    assert done.returncode == 0 and json.loads((tmp_path / "metrics.json").read_text()), done.stdout
+    refused(run_tool(*test), "It has a VAN-B0: add --backbone b0")
     refused(run_tool("train", name, "--backbone", "b9"), "--backbone: unknown VAN arch 'b9'")

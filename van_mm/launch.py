@@ -28,7 +28,17 @@ from van_mm.models import VAN
 from van_mm.options import check_options
 from van_mm.safety import StopHook, Stopped
 from van_mm.swap import paper_optimizer, swap_backbone
-from van_mm.weights import SCHEME, WeightsError, bare, match_state_dict, mismatches, read_checkpoint, unwrap
+from van_mm.weights import (
+    SCHEME,
+    WeightsError,
+    bare,
+    guess_arch,
+    match_state_dict,
+    mismatches,
+    read_checkpoint,
+    split_state_dict,
+    unwrap,
+)
 
 
 @contextmanager
@@ -404,15 +414,14 @@ def check_whole(model: nn.Module, checkpoint: dict, source: str) -> dict[str, to
     """
     model = bare(model)
     own = model.state_dict()
+    is_van = isinstance(getattr(model, "backbone", None), VAN)
     try:
-        weights = (
-            match_state_dict(model, checkpoint)
-            if isinstance(getattr(model, "backbone", None), VAN)
-            else unwrap(checkpoint)
-        )
+        weights = match_state_dict(model, checkpoint) if is_van else unwrap(checkpoint)
     except WeightsError as error:
         raise UserError(f"{source} is not of this config's model: {error}") from error
     problems = mismatches(own, weights)
     if problems:
-        raise UserError(f"{source} is not of this config's model: of {len(own)} keys, {'; '.join(problems)}")
+        size = None if is_van else guess_arch(split_state_dict(weights)[0])
+        hint = f". It has a VAN-{size.upper()}: add --backbone {size}" if size else ""
+        raise UserError(f"{source} is not of this config's model: of {len(own)} keys, {'; '.join(problems)}{hint}")
     return weights
