@@ -58,6 +58,7 @@ def case(tool: str, arguments: str, *words: str) -> None:
     CASES.append((tool, arguments, words))
 
 
+R50 = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco"
 # ---- Configs --------------------------------------------------------------------------------------------------------
 for tool, (before, after) in OF_A_CONFIG.items():
     case(tool, f"{before} cls/van_b9_in1k {after}", "no config 'cls/van_b9_in1k'", "cls/van_b")
@@ -78,6 +79,20 @@ case("train", "CONFIGS", "no config")
 case("train", "mmdet::retinanet/nothing.py", "no config", "mmdet::retinanet/")
 case("train", "mmnothing::a/b.py", "the package mmnothing is not installed")
 case("train", "PICTURE", "does not load")
+
+# ---- Another backbone -----------------------------------------------------------------------------------------------
+case("train", f"{R50} --backbone b9", "unknown VAN arch 'b9'", "b0, b1")
+case("train", f"{R50} --backbone b0 --optim van --dump PICTURE/mine.py", "picture.jpg")
+for config, *words in (
+    ("dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco", "ResNet has dcn inside of its stages"),
+    ("gcnet/mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco", "ResNet has plugins inside of its stages"),
+    ("faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco", "roi_head.shared_head (ResLayer) is the last stage of ResNet"),
+    ("faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco", "boxes are placed by strides of [16]"),
+    ("cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco", "model.bbox_head reads 2 alike maps"),
+    ("strongsort/strongsort_yolox_x_8xb4-80e_crowdhuman-mot20train_test-mot20test", "this one has 2: model.detector"),
+):
+    case("train", f"mmdet::{config} --backbone b0", *words)
+case("train", "mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024 --backbone b0", "strides")
 
 # ---- --cfg-options --------------------------------------------------------------------------------------------------
 for config, option, words in [
@@ -196,9 +211,18 @@ case("dataset_converters/saliency", "DATA/saliency --subset ECSSD", "ECSSD")
 case("analysis/benchmark", "--backbones van_b9", "van_b9")
 case("analysis/benchmark", "--backbones b0 --cases 224", "224")
 case("analysis/benchmark", "--backbones b0 --device tpu9", "tpu9")
+case("analysis/benchmark", "--backbone b2", "--backbone goes with --configs")
+case("analysis/benchmark", "--configs CONFIGS/no_python.py", "does not load", "SyntaxError")
+case("analysis/benchmark", f"--configs {SEG} --backbone b9", "unknown VAN arch 'b9'")
+case("analysis/benchmark", f"--configs {R50}", "has no VAN; put one in with --backbone")
 case("analysis/benchmark", "--configs cls/van_b9_in1k", "cls/van_b9_in1k")
 case("analysis/paper_tables", "--table 99", "99")
 case("analysis/paper_tables", "--work-dirs nowhere", "nowhere")
+case("analysis/paper_tables", "--backbone b2", "--backbone and --input go with --configs")
+case("analysis/paper_tables", "--configs CONFIGS/no_scope.py", "no_scope.py: default_scope is None")
+case("analysis/paper_tables", "--configs CONFIGS/twice.py", "does not load", "Duplicate key")
+case("analysis/paper_tables", f"--configs {R50} --backbone b9", "unknown VAN arch 'b9'")
+case("misc/sweep_upstream", "--match mmdet::nothing", "no config of an installed codebase has such a name")
 case("analysis/analyze_logs", "nowhere", "nowhere")
 case("analysis/analyze_logs", "TEXT", "text.pth")
 case("analysis/plot_tradeoffs", "--benchmark nowhere.json", "nowhere.json")

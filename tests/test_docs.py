@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from modelindex import load as load_model_index
 
+from van_mm import get_config, swap_backbone
 from van_mm.configs import CONFIGS, list_configs
 from van_mm.paper.docs import render
 
@@ -37,6 +38,14 @@ def test_all_examples_are_found():
 def test_example_trains(name, my_configs, demo_root, run_tool):
     done = run_tool("train", my_configs / f"{name}.py", "--demo", "--demo-iters", 2, "--demo-root", demo_root)
     assert done.returncode == 0 and "Iter(val)" in done.stdout, done.stdout
+
+
+def test_what_a_swap_prints():
+    text = (ROOT / "docs/custom_experiments.md").read_text()
+    name, shown = re.search(r"train.py (mmdet::\S+) --backbone b2\n```.*?```\n(.*?)```", text, re.S).groups()
+    changes = swap_backbone(get_config(name), "b2")
+    for line, change in zip(shown.splitlines(), changes, strict=True):
+        assert change.startswith(line.removesuffix("..."))
 
 
 def test_own_data_set_trains(my_configs, tmp_path, run_tool):

@@ -7,7 +7,8 @@ import json
 import pytest
 from mmengine.config import Config
 
-from tests.tools.test_train_test import refused
+from tests.conftest import ROOT
+from tests.tools.test_train_test import last_metrics, refused
 from van_mm import get_config, swap_backbone
 from van_mm.errors import UserError
 from van_mm.launch import load_config
@@ -296,3 +297,35 @@ def test_trained(name, run_tool, demo_root, tmp_path):
     assert done.returncode == 0 and json.loads((tmp_path / "metrics.json").read_text()), done.stdout
     refused(run_tool(*test), "It has a VAN-B0: add --backbone b0")
     refused(run_tool("train", name, "--backbone", "b9"), "--backbone: unknown VAN arch 'b9'")
+
+
+DEMOS = {  # upstream config: demo steps that take one to two minutes on two cores
+    "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco": 200,
+    "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco": 300,
+    "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco": 60,
+    "mmdet::yolox/yolox_s_8xb8-300e_coco": 300,
+    "mmdet::rtmdet/rtmdet_s_8xb32-300e_coco": 280,
+    "mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512": 80,
+    "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512": 250,
+    "mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512": 300,
+    "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512": 400,
+    f"{POSE}/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192": 350,
+    f"{POSE}/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192": 350,
+    "mmpretrain::resnet/resnet50_8xb8_cub": 300,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "steps"), DEMOS.items())
+def test_two_minutes_of_training(name, steps, run_process, tmp_path_factory):
+    """It learns: the loss falls, or, where it counts positives that come with learning, the metric is there."""
+    root, run = tmp_path_factory.getbasetemp() / "whole_demo", tmp_path_factory.mktemp("run")
+    demo = ("--demo", "--demo-root", root, "--demo-iters", steps, "--work-dir", run)
+    done = run_process(ROOT / "tools/train.py", name, "--backbone", "b0", *demo)
+    assert done.returncode == 0, done.stdout
+    losses = [line["loss"] for file in run.glob("*/vis_data/scalars.json") for line in map(json.loads, file.open())
+              if "loss" in line]  # fmt: skip
+    if "rtmdet" not in name:
+        assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+    metrics = last_metrics(run)
+    assert any(metrics[key] > 0 for key in ("mIoU", "coco/bbox_mAP", "coco/AP", "accuracy/top1") if key in metrics)

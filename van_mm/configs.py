@@ -1,11 +1,14 @@
 """Where the experiments' configs are: in the checkout, or inside the installed package."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
+
+from van_mm.errors import UserError
 
 CODEBASES = ("mmpretrain", "mmdet", "mmseg", "mmpose")
 PACKAGE = Path(__file__).resolve().parent
@@ -91,5 +94,31 @@ def get_config(name: str) -> Config:
 
     Raises:
         NoConfigError: If there is none of that name.
+        UserError: If it does not load.
     """
-    return Config.fromfile(find_config(name))
+    path = find_config(name)
+    try:
+        return Config.fromfile(path)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {str(error).partition(', the current sys.path')[0]}"
+        raise UserError(f"{path} does not load: {problem}") from error
+
+
+def get_experiment(name: str, parts: Sequence[str] = ("model",)) -> Config:
+    """:func:`get_config`, of a config of one of the four codebases.
+
+    Args:
+        name (str): As in :func:`find_config`.
+        parts (Sequence[str]): What it has to have.
+
+    Raises:
+        UserError: If it is of none of them or lacks a part.
+    """
+    cfg = get_config(name)
+    if cfg.get("default_scope") not in CODEBASES:
+        scope = cfg.get("default_scope")
+        raise UserError(f"{name}: default_scope is {scope!r}; it has to be one of {', '.join(CODEBASES)}")
+    for part in parts:
+        if part not in cfg:
+            raise UserError(f"{name} has no '{part}', so it is no whole experiment")
+    return cfg

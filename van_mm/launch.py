@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from van_mm import distributed
-from van_mm.configs import CODEBASES, NoConfigError, find_config, run_name
+from van_mm.configs import NoConfigError, find_config, get_experiment, run_name
 from van_mm.datasets.faults import LOG, skip_bad_data
 from van_mm.datasets.layouts import LAYOUTS
 from van_mm.demo import demo_config, dicts, make_demo_data
@@ -80,18 +80,8 @@ def load_config(args: Namespace) -> Config:
     if "LOCAL_RANK" not in os.environ:
         os.environ["LOCAL_RANK"] = str(args.local_rank)
     path = find_config(args.config)
-    try:
-        cfg = Config.fromfile(path)
-    except Exception as error:
-        problem = f"{type(error).__name__}: {str(error).partition(', the current sys.path')[0]}"
-        raise UserError(f"{path} does not load: {problem}") from error
-    scope = cfg.get("default_scope")
-    if scope not in CODEBASES:
-        raise UserError(f"{path}: default_scope is {scope!r}; train and test run {', '.join(CODEBASES)}")
-    for name in ("model", "train_dataloader", "test_dataloader"):
-        if name not in cfg:
-            raise UserError(f"{path} has no '{name}', so it is no whole experiment")
-    if scope == "mmpretrain":  # as mmpretrain's own tools do
+    cfg = get_experiment(path, ("model", "train_dataloader", "test_dataloader"))
+    if cfg.default_scope == "mmpretrain":  # as mmpretrain's own tools do
         for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(name):
                 cfg[name].setdefault("collate_fn", ConfigDict(type="default_collate"))

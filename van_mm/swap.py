@@ -64,8 +64,9 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
     changes = replace(draft, arch)
     if changes:
         changes += check(draft)
-        for key, value in draft.items():  # update would merge them
-            cfg[key] = value
+        for key, value in draft.items():
+            if cfg.get(key) != value:
+                cfg[key] = value
     return changes
 
 

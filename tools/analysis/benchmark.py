@@ -88,13 +88,14 @@ def whole_models(name: str, backbone: str | None) -> tuple:
     """A config's model, and the same one on the reference backbone; or with a VAN, and as it ships."""
     import torch
 
-    from van_mm import get_config, swap_backbone
+    from van_mm import swap_backbone
+    from van_mm.configs import get_experiment
     from van_mm.launch import UserError
     from van_mm.swap import is_van
     from van_mm.trial import trial_model
 
     torch.manual_seed(0)
-    cfg = get_config(name)
+    cfg = get_experiment(name)
     if backbone:
         theirs = trial_model(cfg)
         if swap_backbone(cfg, backbone):

@@ -14,7 +14,7 @@ import yaml
 from mmengine.config import Config
 
 from van_mm.analysis import complexity
-from van_mm.configs import get_config, run_name
+from van_mm.configs import get_config, get_experiment, run_name
 from van_mm.swap import swap_backbone
 from van_mm.trial import image_size
 
@@ -105,7 +105,7 @@ config_of = cache(get_config)  # several tables share one
 @cache
 def swapped(config: str, backbone: str) -> tuple[Config, bool]:
     """A config by its name with VAN of a size in place of its backbone, and whether that is another one."""
-    cfg = get_config(config)
+    cfg = get_experiment(config)
     return cfg, bool(swap_backbone(cfg, backbone))
 
 
@@ -149,7 +149,7 @@ def own_table(configs: Sequence[str], backbone: str | None, size: tuple[int, int
     """
     rows, metrics = [], {}
     for config in configs:
-        scope = config_of(config).default_scope
+        scope = get_experiment(config).default_scope
         row = dict(row=config, config=config, input=size or INPUTS.get(scope) or image_size(config_of(config)))
         rows.append(row)
         if backbone and swapped(config, backbone)[1]:
