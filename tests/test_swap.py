@@ -31,6 +31,7 @@ CONFIGS = {  # upstream config: the VAN stages that it reads, and what is made r
         {"model.neck.in_channels", "model.neck.out_channels", "model.bbox_head.in_channels", "find_unused_parameters",
          "model.data_preprocessor"},
     ),
+    "mmdet::yolact/yolact_r50_1xb8-55e_coco": ((0, 1, 2, 3), {"model.neck.in_channels"}),
     "mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco": (
         (0, 1, 2, 3),
         {"model.detector.neck.in_channels", "model.data_preprocessor"},

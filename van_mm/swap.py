@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -181,7 +182,8 @@ def successor(backbone: ConfigDict, arch: str, indices: tuple[int, ...]) -> Conf
 
 @torch.no_grad()
 def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
-    """Channels and stride of each level that a backbone gives for an image; of a vector or tokens, the stride is 0.
+    """Channels and stride, a power of two, of each level that a backbone gives for an image; of a vector or tokens, the
+    stride is 0.
 
     Raises:
         UserError: If it does not build or run, or gives no maps.
@@ -205,7 +207,9 @@ def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
     maps = maps if isinstance(maps, (list, tuple)) else [maps]
     if not all(isinstance(one, Tensor) and one.dim() in ((2, 3, 4) if len(maps) == 1 else (2, 4)) for one in maps):
         raise UserError(f"--backbone: {backbone.type} gives no feature maps of an image, but what its head alone reads")
-    return [(one.shape[1], round(size[1] / one.shape[-1]) if one.dim() == 4 else 0) for one in maps]
+    # a map of 18 pixels of 550 has stride 32
+    strides = [2 ** round(math.log2(size[1] / one.shape[-1])) if one.dim() == 4 else 0 for one in maps]
+    return [(one.shape[1], stride) for one, stride in zip(maps, strides, strict=True)]
 
 
 def stages_of(strides: list[int]) -> tuple[int, ...]:
