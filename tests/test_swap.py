@@ -179,8 +179,15 @@ def test_options_of_the_same_meaning_stay():
     assert (cfg.model.backbone.frozen_stages, cfg.model.backbone.norm_eval) == (1, True)
 
 
-def test_contiguous_where_an_operator_asks_for_it():
-    cfg = get_config("mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco",
+        "mmseg::dmnet/dmnet_r50-d8_4xb2-40k_cityscapes-512x1024",  # only where there are two images
+    ],
+)
+def test_contiguous_where_an_operator_asks_for_it(name):
+    cfg = get_config(name)
     assert "model.backbone.contiguous: True" in swap_backbone(cfg, "b0")[-1] and cfg.model.backbone.contiguous
 
 

@@ -58,13 +58,16 @@ def trial_model(cfg: Config) -> nn.Module:
 
 
 @torch.no_grad()
-def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None, boxes: int | None = None) -> object:
-    """Run a config's model on an image of noise, auxiliary heads too, from the backbone to what the heads make of it.
+def trial(
+    model: nn.Module, cfg: Config, size: tuple[int, int] | None = None, batch: int = 1, boxes: int | None = None
+) -> object:
+    """Run a config's model on images of noise, auxiliary heads too, from the backbone to what the heads make of it.
 
     Args:
         model (nn.Module): From :func:`trial_model`.
         cfg (Config): Its config.
-        size (tuple[int, int], optional): Height and width of the image. Defaults to :func:`image_size`'s.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to :func:`image_size`'s.
+        batch (int): How many there are. Defaults to 1.
         boxes (int, optional): How many of the proposals a second stage gets. Defaults to all.
 
     Returns:
@@ -72,32 +75,32 @@ def trial(model: nn.Module, cfg: Config, size: tuple[int, int] | None = None, bo
     """
     part = next(module for module in model.modules() if hasattr(module, "backbone"))
     size = size or image_size(cfg)
-    image = torch.rand(1, 3, *size)
+    images = torch.rand(batch, 3, *size)
     if cfg.default_scope == "mmdet":
         from mmdet.structures import TrackDataSample
 
-        samples = det_samples(image)
+        samples = det_samples(images)
         try:  # not predict: heads have trouble with what random weights find, SSD's with anything
             if hasattr(part, "track_head"):  # of a video
-                return part.predict(image[None], [TrackDataSample(video_data_samples=samples)])
+                return part.predict(images[None], [TrackDataSample(video_data_samples=samples)])
             if not hasattr(part, "roi_head"):
-                return part(image, samples)
-            maps, given = part.extract_feat(image), [sample.gt_instances for sample in samples]
+                return part(images, samples)
+            maps, given = part.extract_feat(images), [sample.gt_instances for sample in samples]
             found = part.rpn_head.predict(maps, samples) if part.with_rpn else given
             return part.roi_head(maps, [one[:boxes] for one in found], samples)
         except (NotImplementedError, TypeError, AttributeError):  # of heads that only predict
-            return part.predict(image, samples)
+            return part.predict(images, samples)
     if cfg.default_scope == "mmseg":
         if part.with_auxiliary_head:
-            heads, maps = part.auxiliary_head, part.extract_feat(image)
+            heads, maps = part.auxiliary_head, part.extract_feat(images)
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
                 head(maps)
-        return part.encode_decode(image, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
+        return part.encode_decode(images, [dict(img_shape=size, ori_shape=size, pad_shape=size)] * batch)
     if cfg.default_scope == "mmpose":
-        return part.head(part.extract_feat(image))
+        return part.head(part.extract_feat(images))
     if hasattr(part, "predict") and part.with_head:
-        return part.predict(image)
-    maps = part.backbone(image)  # self-supervised learning, or a network without a head
+        return part.predict(images)
+    maps = part.backbone(images)  # self-supervised learning, or a network without a head
     if type(part.neck).__name__ == "SwAVNeck":  # which takes maps of crops of each size
         maps = [maps]
     return part.neck(maps) if part.with_neck else maps
