@@ -143,8 +143,8 @@ def random_data(cfg, model) -> dict:
     if cfg.default_scope == "mmpose":
         from mmpose.registry import TRANSFORMS
 
-        number = next(node[key] for node in dicts(cfg.model.head) for key in ("out_channels", "num_keypoints")
-                      if node.get(key))  # fmt: skip
+        keys = ("out_channels", "num_keypoints", "num_joints")
+        number = next(node[key] for node in dicts(cfg.model.head) for key in keys if node.get(key))
         last = ("GenerateTarget", "PackPoseInputs")  # of the pipeline
         transforms = [TRANSFORMS.build(node) for node in dicts(cfg.train_dataloader) if node.get("type") in last]
         box = np.array([[0, 0, width, height]], np.float32)
