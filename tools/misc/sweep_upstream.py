@@ -15,6 +15,7 @@ import copy
 import json
 import multiprocessing
 import platform
+import re
 import sys
 import zlib
 from datetime import date
@@ -259,6 +260,7 @@ def report(found: dict, args: argparse.Namespace) -> str:
         for name, one in found.items():
             if one["outcome"] == outcome:
                 why = one["why"].removeprefix("--backbone: ").removeprefix("the config does not build: ")
+                why = re.sub(r"/\S*/site-packages/|/\S*/\.cache/", ".../", why)
                 causes.setdefault(" ".join(why.split())[:300], []).append(name.removesuffix(".py"))
         lines += ["", f"## {title}", ""]
         for why, names in sorted(causes.items(), key=lambda item: -len(item[1])):
