@@ -175,20 +175,25 @@ def work(task: tuple[str, str]) -> tuple[str, dict]:
     return name, attempt(name, arch)
 
 
-def main(args: argparse.Namespace) -> None:
+def quiet() -> None:
+    """Prepare a process of the pool: one thread, and no lines about what models do."""
     import logging
     import warnings
 
     import torch
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+
+
+def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
     from van_mm.configs import CODEBASES, find_upstream_root
     from van_mm.launch import UserError
 
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
     names = []
     for codebase in CODEBASES:
         if root := find_upstream_root(codebase):
@@ -200,7 +205,7 @@ def main(args: argparse.Namespace) -> None:
     done = json.loads(args.json.read_text()) if args.json.is_file() else {}
     args.json.parent.mkdir(parents=True, exist_ok=True)
     left = [(name, args.backbone) for name in names if name not in done]
-    pool = multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=100)
+    pool = multiprocessing.get_context("fork").Pool(args.jobs, quiet, maxtasksperchild=100)
     with pool, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("configs", total=len(names), completed=len(names) - len(left))
         for name, found in pool.imap_unordered(work, left):
