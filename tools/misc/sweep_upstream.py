@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Try VAN under every config that ships with the four codebases, and say for which it works.
 
-python tools/misc/sweep_upstream.py --markdown docs/any_config.md          # 25 minutes on two cores
+python tools/misc/sweep_upstream.py --markdown docs/any_config.md          # 40 to 50 minutes on two cores
 python tools/misc/sweep_upstream.py --match 'mmseg::*' 'mmdet::*rcnn*' --every 10 --json part.json
 
 Each config that has one image backbone and builds here as it is gets VAN, as ``tools/train.py CONFIG --backbone b2``
-puts it, and is run on one image; what goes wrong is the message which that command ends with. A tenth of them, drawn by
+puts it, and is run on noise; what goes wrong is the message which that command ends with. A tenth of them, drawn by
 the name, also takes a training step on random images and labels with the config's own optimiser; where the step fails,
 it counts only if the config as it ships takes it. A sweep that was broken off goes on.
 """
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--backbone", default="b2", metavar="ARCH", help="VAN of this size (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th config only (default: 1, all)")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread (default: %(default)s)")
-    parser.add_argument("--json", type=Path, default=Path("work_dirs/sweep.json"), help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: work_dirs/sweep_<ARCH>.json")
     parser.add_argument("--markdown", type=Path, metavar="FILE.md", help="also write the report for readers")
     return parser.parse_args()
 
@@ -202,15 +202,16 @@ def main(args: argparse.Namespace) -> None:
     names = [name for name in names if any(fnmatch(name, pattern) for pattern in args.match or ["*"])][:: args.every]
     if not names:
         raise UserError(f"--match {' '.join(args.match or ())}: no config of an installed codebase has such a name")
-    done = json.loads(args.json.read_text()) if args.json.is_file() else {}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
+    file = args.json or Path(f"work_dirs/sweep_{args.backbone}.json")
+    done = json.loads(file.read_text()) if file.is_file() else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
     left = [(name, args.backbone) for name in names if name not in done]
     pool = multiprocessing.get_context("fork").Pool(args.jobs, quiet, maxtasksperchild=100)
     with pool, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("configs", total=len(names), completed=len(names) - len(left))
         for name, found in pool.imap_unordered(work, left):
             done[name] = found
-            args.json.write_text(json.dumps(done, indent=1))
+            file.write_text(json.dumps(done, indent=1))
             progress.advance(bar)
     found = {name: done[name] for name in names}
     print(summary(found))
@@ -250,7 +251,7 @@ def report(found: dict, args: argparse.Namespace) -> str:
         f"Measured on {date.today()} ({platform.machine()}, no GPU, torch {torch.__version__}) by", "", "```sh",
         f"python {' '.join(sys.argv)}", "```", "",
         f"which puts VAN-{args.backbone.upper()} in the place of each config's backbone, as `--backbone`",
-        "does, and runs the model on an image. A tenth of those that work, drawn by name, also took a training step on",
+        "does, and runs the model on noise. A tenth of those that work, drawn by name, also took a training step on",
         "random data with the config's own optimiser; what is missing from that tenth does not take one as it ships",
         "either, on such data.", "", summary(found), "", "## VAN works, by folder", "",
     ]  # fmt: skip

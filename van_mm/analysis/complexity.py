@@ -61,8 +61,9 @@ def complexity(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, i
     except Exception:  # of transformers that look at values, and heads that want more than maps
         counter = FlopCounterMode(display=False, custom_mapping=COUNTERS)
         model = trial_model(cfg).requires_grad_(False)
-        with ops.off(), counter:  # nothing would be seen of what the kernels compute
-            trial(model, cfg, size)
+        if size is not None:
+            with ops.off(), counter:  # nothing would be seen of what the kernels compute
+                trial(model, cfg, size)
     params = sum(p.numel() for p in model.parameters())
     return params, counter.get_total_flops() // 2 if size else None
 
