@@ -28,6 +28,7 @@ from van_mm.models import VAN
 from van_mm.options import check_options
 from van_mm.safety import StopHook, Stopped
 from van_mm.swap import paper_optimizer, swap_backbone
+from van_mm.trial import drop_weights
 from van_mm.weights import (
     SCHEME,
     WeightsError,
@@ -384,9 +385,7 @@ def build_random(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
     if "data_preprocessor" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as the runner does
-    for node in dicts(cfg.model):
-        for key in ("init_cfg", "pretrained"):
-            node.pop(key, None)  # a checkpoint has it all
+    drop_weights(cfg.model)  # a checkpoint has it all
     with building():
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.eval()

@@ -14,7 +14,7 @@ from van_mm.configs import CODEBASES, get_config
 from van_mm.demo import dicts
 from van_mm.errors import UserError
 from van_mm.models.van import ALIASES, VAN, get_arch
-from van_mm.trial import both, image_size, trial, trial_model
+from van_mm.trial import both, drop_weights, image_size, trial, trial_model
 from van_mm.weights import SCHEME, TABLE
 
 STRIDES = (4, 8, 16, 32)  # of VAN's stages
@@ -189,9 +189,7 @@ def outputs(backbone: ConfigDict, size: Sequence[int]) -> list[tuple[int, int]]:
         UserError: If it does not build or run, or gives no maps.
     """
     cfg = copy.deepcopy(backbone)
-    for node in dicts(cfg):
-        for key in ("init_cfg", "pretrained"):
-            node.pop(key, None)
+    drop_weights(cfg)
     try:
         model = MODELS.build(cfg)
         if "mask" in inspect.signature(model.forward).parameters:

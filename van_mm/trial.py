@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from van_mm.demo import dicts
@@ -37,6 +37,13 @@ def image_size(cfg: Config) -> tuple[int, int]:
 def both(size: int | Sequence[int] | None) -> Sequence[int] | None:
     """Two numbers for one."""
     return (size, size) if isinstance(size, int) else size
+
+
+def drop_weights(node: ConfigDict) -> None:
+    """Take from a config what would initialise or download weights."""
+    for one in dicts(node):
+        for key in ("init_cfg", "pretrained"):
+            one.pop(key, None)
 
 
 def trial_model(cfg: Config) -> nn.Module:

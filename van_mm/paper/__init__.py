@@ -14,7 +14,7 @@ import yaml
 from mmengine.config import Config
 
 from van_mm.analysis import complexity
-from van_mm.configs import get_config, get_experiment, run_name
+from van_mm.configs import get_experiment, run_name
 from van_mm.swap import swap_backbone
 from van_mm.trial import image_size
 
@@ -99,7 +99,7 @@ def check_row(table: dict, row: dict, work_dirs: str | Path = "work_dirs") -> di
     return dict(here=here | measured(row["config"], table, work_dirs, row.get("backbone")), wrong=wrong)
 
 
-config_of = cache(get_config)  # several tables share one
+config_of = cache(get_experiment)  # several tables share one
 
 
 @cache
@@ -149,8 +149,9 @@ def own_table(configs: Sequence[str], backbone: str | None, size: tuple[int, int
     """
     rows, metrics = [], {}
     for config in configs:
-        scope = get_experiment(config).default_scope
-        row = dict(row=config, config=config, input=size or INPUTS.get(scope) or image_size(config_of(config)))
+        cfg = config_of(config)
+        scope = cfg.default_scope
+        row = dict(row=config, config=config, input=size or INPUTS.get(scope) or image_size(cfg))
         rows.append(row)
         if backbone and swapped(config, backbone)[1]:
             rows.append(dict(row, row=f"{config}, VAN-{backbone.upper()}", backbone=backbone))
