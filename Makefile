@@ -1,8 +1,9 @@
-# make demo   set up, then train and test configs/seg/upernet_van_b2.py on generated data
-# make test   set up, then the test suite
+# make demo    set up, then train and test configs/seg/upernet_van_b2.py on generated data
+# make test    set up, then run the test suite
+# make lint    set up, then check style, format and the direction of imports
 #
-# The set-up is uv's: it finishes a half-made .venv, re-installs nothing that is there, and keeps the built mmcv
-# in its cache under a key of torch, Python and platform. Versions are pinned in pyproject.toml.
+# uv does the set-up. It completes an unfinished .venv, installs nothing twice, and keeps the compiled mmcv in its cache
+# under a key of torch, Python and platform. pyproject.toml pins the versions.
 
 PYTHON ?= python3
 UV := $(or $(shell command -v uv),.uv/bin/uv)
@@ -11,7 +12,7 @@ WORK := work_dirs/demo/upernet_van_b2
 export PYTHONUNBUFFERED := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: demo test setup clean
+.PHONY: demo test lint setup clean
 
 demo: setup
 	@echo "== training UperNet with VAN-B2 on the demo data: 4 to 8 minutes on two cores"
@@ -25,15 +26,20 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest -n 2
 
-# .complete is written last: a .venv without it, or whose Python does not start, is made anew from uv's cache.
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+# .complete is written last: a .venv without it, or whose Python does not start, is rebuilt from uv's cache.
 setup: $(UV)
 	@if [ -e .venv ] && ! { [ -e .venv/.complete ] && .venv/bin/python -c ''; } 2>/dev/null; then \
-	    echo "== .venv is unfinished or broken; making it anew"; rm -rf .venv; fi
+	    echo "== .venv is unfinished or broken; rebuilding it"; rm -rf .venv; fi
 	@if [ ! -e .venv ]; then echo "== installing torch and the MMLab packages, compiling mmcv's ops:" \
 	    "10 to 15 minutes on two cores the first time on a machine, seconds after that"; fi
 	@if [ -e .venv ]; then mv .venv/.complete .venv/.syncing; fi
 	$(UV) sync
-	@if [ ! -e .venv/.syncing ]; then .venv/bin/python -m van_mm.ops; .venv/bin/python -m van_mm.check_env; fi
+	@if [ ! -e .venv/.syncing ]; then .venv/bin/python -m van_mm.ops; .venv/bin/python -m van_mm.utils.check_env; fi
 	@rm -f .venv/.syncing && touch .venv/.complete
 
 .uv/bin/uv:

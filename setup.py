@@ -1,5 +1,7 @@
-"""Everything is declared in pyproject.toml, but for configs, tools and model-index.yml: an installed MMLab package has
-them below ``.mim``, where ``mim`` and ``van_mm.get_config`` look for them."""
+"""Copy configs, tools and model-index.yml into the built package; pyproject.toml declares everything else.
+
+Installed MMLab packages have these files below ``.mim``, where ``mim`` and ``van_mm.get_config`` look for them.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 class BuildWithMim(build_py):
-    """Copies them into what is built; an editable install reads them from the checkout."""
+    """Build the package with its ``.mim`` folder. Editable installs read the files from the checkout instead."""
 
     def run(self) -> None:
         super().run()

@@ -2,8 +2,11 @@
 
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +42,7 @@ def pytest_configure(config) -> None:
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory) -> Path:
     """A ``--demo-root`` with a handful of images in each data set."""
-    from van_mm.demo import make_demo_data
+    from van_mm.demo.demo_data import make_demo_data
 
     root = tmp_path_factory.mktemp("demo")
     for dataset_type, (folder, sizes) in FOLDERS.items():
@@ -62,28 +65,113 @@ def forget(kind: type) -> None:
         forget(child)
 
 
+def run_script(path: Path, args: tuple) -> tuple[int, str]:
+    """Run a tool in this process. Returns its exit code, and the message if it ended with one."""
+    sys.argv = [str(path), *map(str, args)]
+    forget(Visualizer)
+    forget(MMLogger)  # whose handlers write to the stream of an earlier test
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return code, stop.code if isinstance(stop.code, str) else ""
+    return 0, ""
+
+
 @pytest.fixture
 def run_tool(tmp_path, monkeypatch, capfd):
-    """Run ``tools/<name>.py`` in this process (importing torch and MMLab takes most of a short run), from a folder
-    outside the checkout. A traceback is an error of the test."""
+    """Run ``tools/<name>.py`` in this process, because importing torch and MMLab takes most of a short run. The working
+    folder is outside the checkout. A traceback is an error of the test."""
 
     def run(name: str, *args: object) -> Done:
         path = ROOT / "tools" / f"{name}.py"
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+        monkeypatch.setattr(sys, "argv", sys.argv)
         monkeypatch.syspath_prepend(str(path.parent))
-        forget(Visualizer)
-        forget(MMLogger)  # whose handlers write to the stream of an earlier test
-        message, code = "", 0
-        try:
-            runpy.run_path(str(path), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            message = stop.code if isinstance(stop.code, str) else ""
+        code, message = run_script(path, args)
         out, err = capfd.readouterr()
         return Done(code, out + err + message)
 
     return run
+
+
+@dataclass
+class Fork:
+    """A tool that runs in a child of this process.
+
+    Attributes:
+        pid (int): Of the child.
+        log (Path): Gets everything it prints.
+    """
+
+    pid: int
+    log: Path
+    returncode: int | None = None
+
+    def wait(self) -> Done:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return Done(self.returncode, self.log.read_text())
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def fork_tool(tmp_path):
+    """Run ``tools/<name>.py`` in children of this process, which have torch and MMLab imported already.
+
+    With ``ranks`` they form a distributed job, as torchrun would start it.
+    """
+    forks: list[Fork] = []
+
+    def start(name: str, *args: object, ranks: int = 0) -> list[Fork]:
+        path = ROOT / "tools" / f"{name}.py"
+        port, started = free_port(), []
+        for rank in range(ranks or 1):
+            log = tmp_path / f"fork_{len(forks)}.log"
+            sys.stdout.flush()
+            pid = os.fork()
+            if pid == 0:
+                run_in_child(path, args, tmp_path, log, rank, ranks, port)
+            started.append(Fork(pid, log))
+            forks.append(started[-1])
+        return started
+
+    yield start
+    for fork in forks:
+        if fork.returncode is None:
+            os.kill(fork.pid, signal.SIGKILL)
+            fork.wait()
+
+
+def run_in_child(path: Path, args: tuple, folder: Path, log: Path, rank: int, ranks: int, port: int) -> None:
+    """Run a tool in a forked child, which ends with it."""
+    code = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        torch.set_num_threads(1)  # the threads of the parent are not in the child
+        os.chdir(folder)
+        sys.path.insert(0, str(path.parent))
+        if ranks:
+            names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            os.environ.update({name: str(value) for name, value in names.items()})
+            args = (*args, "--launcher", "pytorch")
+        code, message = run_script(path, args)
+        print(message, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from modelindex import load as load_model_index
 
+from tests.conftest import ROOT
 from van_mm import get_config, swap_backbone
-from van_mm.configs import CONFIGS, list_configs
-from van_mm.paper.docs import render
-
-from .conftest import ROOT
+from van_mm.apis.configs import CONFIG_DIR, list_configs
+from van_mm.paper.docs import render_docs
 
 EXAMPLES = dict(
     re.findall(r"```python\n# configs/my/(\w+)\.py\n(.*?)```", (ROOT / "docs/custom_experiments.md").read_text(), re.S)
@@ -24,7 +23,7 @@ def my_configs(tmp_path):
     folder = tmp_path / "configs" / "my"
     folder.mkdir(parents=True)
     for group in ("cls", "det", "seg"):
-        (tmp_path / "configs" / group).symlink_to(CONFIGS / group)
+        (tmp_path / "configs" / group).symlink_to(CONFIG_DIR / group)
     for name, text in EXAMPLES.items():
         (folder / f"{name}.py").write_text(text)
     return folder
@@ -74,7 +73,7 @@ def test_own_data_set_trains(my_configs, tmp_path, run_tool):
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, str]:
-    return render()
+    return render_docs()
 
 
 def test_generated_files_are_up_to_date(rendered):

@@ -7,14 +7,13 @@ import zipfile
 
 import pytest
 
+from tests.conftest import ROOT
 from van_mm import list_configs
-
-from .conftest import ROOT
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 LOOK = """
 import van_mm
-from van_mm.paper import load_paper
+from van_mm.paper.tables import load_paper
 print(van_mm.__file__)
 cfg = van_mm.get_config("seg/upernet_van_b2")
 print(len(van_mm.list_configs()), cfg.model.backbone.type, len(load_paper()["tables"]))
@@ -41,7 +40,7 @@ def test_contents(installed):
     for file in ("model-index.yml", "configs/seg/metafile.yml", "tools/train.py", "tools/dist_train.sh"):
         assert (mim / file).is_file()
     for file in (
-        "pretrained_weights.json",
+        "checkpoints/model_zoo.json",
         "paper/paper.yml",
         "demo/coco_categories.json",
         "ops/kernels.cpp",

@@ -21,7 +21,7 @@ def test_scoped_name_builds_without_importing_van_mm():
         for codebase in ("mmpretrain", "mmdet", "mmseg", "mmpose"):
             models = importlib.import_module(f"{codebase}.registry").MODELS
             model = models.build(dict(type="van_mm.VAN", arch="b0"))
-            assert type(model).__module__ == "van_mm.models.van", codebase
+            assert type(model).__module__ == "van_mm.models.backbones.van", codebase
     """)
 
 
@@ -70,7 +70,7 @@ def test_other_codebases_hidden(config):
         import van_mm
         from mmengine.config import Config
         from mmengine.registry import init_default_scope, MODELS
-        from van_mm.configs import find_config
+        from van_mm.apis.configs import find_config
         cfg = Config.fromfile(find_config("{config}"))
         init_default_scope("{codebase}")
         with torch.device("meta"):

@@ -1,12 +1,18 @@
-"""The flags that train.py and test.py share. It imports nothing heavy, so that ``--help`` answers at once."""
+"""The flags that several tools share, and what they stand for.
 
-from argparse import ArgumentParser
+Nothing heavy is imported before it is needed, so that ``--help`` answers at once.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the flags of training and testing, with MMLab's meaning, and ``--demo``."""
+    """Add the flags of training and testing, with their meaning in MMLab, and ``--demo``."""
     add_config_arguments(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
@@ -22,20 +28,55 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override settings of the config: model.backbone.drop_path_rate=0.2",
     )
-    parser.add_argument(
-        "--backbone", metavar="ARCH", help="VAN of this size, b0 to b6, in place of the config's backbone"
-    )
-    parser.add_argument("--optim", choices=["van"], help="the paper's optimiser for the task in place of the config's")
+    parser.add_argument("--backbone", metavar="ARCH", help="replace the config's backbone by this VAN, b0 to b6")
+    parser.add_argument("--optim", choices=["van"], help="use the paper's optimizer for the task")
     parser.add_argument("--dump", metavar="FILE.py", help="write the config that these flags make, and stop")
     parser.set_defaults(launcher="none", local_rank=0, work_dir=None)
     demo = parser.add_argument_group("demo", "run any config on a small generated data set")
     demo.add_argument(
         "--demo", action="store_true", help="generated data, small images, short schedule, random weights"
     )
-    demo.add_argument("--demo-iters", type=int, metavar="N", help="optimiser steps instead of the demo's own")
+    demo.add_argument("--demo-iters", type=int, metavar="N", help="optimizer steps instead of the demo's own")
     demo.add_argument(
-        "--demo-root",
-        default="data/demo",
-        metavar="DIR",
-        help="where the generated data sets are kept (default: %(default)s)",
+        "--demo-root", default="data/demo", metavar="DIR", help="folder of the generated data (default: %(default)s)"
     )
+
+
+def load_config(args: Namespace, config: str | None = None, cfg_options: dict | None = None):
+    """Load the config that the flags ask for. With ``--dump`` write it and end the program.
+
+    Args:
+        args (Namespace): Parsed flags.
+        config (str, optional): A config instead of ``args.config``.
+        cfg_options (dict, optional): Settings instead of ``args.cfg_options``.
+
+    Returns:
+        Config: See :func:`van_mm.apis.run_config.get_run_config`.
+    """
+    from van_mm.apis.run_config import dump_config, get_run_config
+
+    name = config or args.config
+    cfg_options = args.cfg_options if cfg_options is None else cfg_options
+    changes = dict(cfg_options=cfg_options, backbone=args.backbone, paper_optimizer=args.optim == "van")
+    if args.dump:
+        dump_config(name, args.dump, **changes)
+        sys.exit()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    demo = dict(demo=args.demo, demo_root=args.demo_root, demo_iters=args.demo_iters)
+    return get_run_config(name, **changes, **demo, work_dir=args.work_dir, launcher=args.launcher)
+
+
+def load_models(args: Namespace, pairs: Sequence[tuple[str, str]]) -> list:
+    """Load several models with their configs.
+
+    Args:
+        args (Namespace): Parsed flags, which apply to every config.
+        pairs (Sequence[tuple[str, str]]): Of config and checkpoint.
+
+    Returns:
+        list[tuple[Config, nn.Module]]: Configs, and models with the checkpoints' weights in eval mode.
+    """
+    from van_mm.apis.build import build_model
+
+    configs = [load_config(args, config) for config, _ in pairs]
+    return [(cfg, build_model(cfg, checkpoint)) for cfg, (_, checkpoint) in zip(configs, pairs, strict=True)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test on several GPUs of one machine, or of several (NNODES, NODE_RANK, MASTER_ADDR, PORT), or on CPUs where there are none:
+# Test on several GPUs of one machine, on several machines (NNODES, NODE_RANK, MASTER_ADDR, PORT), or on CPUs if there is no GPU:
 #   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [flags of tools/test.py]
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2,3s/^# *//p' "$0" >&2; exit 2; fi

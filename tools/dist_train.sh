@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# train on several GPUs of one machine, or of several (NNODES, NODE_RANK, MASTER_ADDR, PORT), or on CPUs where there are none:
+# Train on several GPUs of one machine, on several machines (NNODES, NODE_RANK, MASTER_ADDR, PORT), or on CPUs if there is no GPU:
 #   bash tools/dist_train.sh CONFIG GPUS [flags of tools/train.py]
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2,3s/^# *//p' "$0" >&2; exit 2; fi

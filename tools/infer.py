@@ -1,93 +1,118 @@
 #!/usr/bin/env python
-"""Predict on pictures and videos with any experiment of the suite; the codebase that runs follows from the config.
+"""Predict on images and videos with any experiment of the suite. The config decides which codebase runs.
 
 python tools/infer.py seg/upernet_van_b2 CHECKPOINT street.jpg holiday/ 'frames/*.png' --out-dir predictions
 python tools/infer.py pose/simplebaseline_van_b2_coco_256x192 CHECKPOINT people.jpg --person-boxes detections.json
 python tools/infer.py pose/simplebaseline_van_b2_coco_256x192 CHECKPOINT dance.mp4 --detector CONFIG CHECKPOINT
 
-For NAME.jpg it writes NAME.png, the prediction drawn on the picture, and NAME.json: class scores, boxes (x1, y1, x2,
-y2, in pixels) and masks, areas of classes, or keypoints. Segmentation also writes NAME_labels.png: class indices
-(panoptic: class + 1000 * instance, in 16 bits; saliency: 0 to 255). A video becomes NAME.mp4, and NAME.json with a list
-of frames. A file that can't be read is reported and skipped; the exit code is then 1.
+For each image NAME.jpg, the tool writes two files. NAME.png shows the prediction drawn on the image. NAME.json holds
+the class scores, the boxes (x1, y1, x2, y2 in pixels) and masks, the area of each class, or the keypoints.
+
+Segmentation also writes the map itself to NAME_labels.png: class indices for semantic segmentation, class + 1000 *
+instance in 16 bits for panoptic segmentation, and 0 to 255 for saliency.
+
+A video becomes NAME.mp4, and its NAME.json holds a list of frames. A file that cannot be read is skipped and reported,
+and the exit code is then 1.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from _arguments import add_config_arguments
+from _arguments import add_config_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
     parser.add_argument("checkpoint", help="checkpoint file or URL")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, videos, folders, quoted patterns")
-    parser.add_argument("--out-dir", default="predictions", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
-    parser.add_argument("--fold", action="store_true", help="fold BatchNorm and LayerScale into convolutions; faster")
-    parser.add_argument("--amp", action="store_true", help="backbone in float16 on a GPU, bfloat16 on the CPU")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="detections below it are left out (default: 0.3)")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, or quoted patterns")
     parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="classes that classification tells (default: 5)"
+        "--out-dir", default="predictions", metavar="DIR", help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="images per batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fold", action="store_true", help="fold BatchNorm and LayerScale into the convolutions, which is faster"
+    )
+    parser.add_argument("--amp", action="store_true", help="run the backbone in float16 on a GPU, bfloat16 on the CPU")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if a GPU is available)")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="drop detections with a lower score (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="classes to list for classification (default: %(default)s)"
     )
     people = parser.add_mutually_exclusive_group()
     people.add_argument(
         "--person-boxes",
         metavar="FILE.json",
-        help="for pose: detections in COCO's format; image_id is the file's name as a number, or file_name names it",
+        help="for pose: person boxes in the format of COCO's detections; the image is given by file_name, or by "
+        "image_id if the file's name is that number",
     )
     people.add_argument(
         "--detector",
         nargs=2,
         metavar=("CONFIG", "CHECKPOINT"),
-        help="for pose: finds the people; default: whole picture",
+        help="for pose: model that detects the people (default: the whole image is one person)",
     )
     add_config_arguments(parser)
     return parser.parse_args()
 
 
-def read_boxes(file: str, score_thr: float) -> dict[str, list]:
-    """People (x1, y1, x2, y2, score) by the file's stem, from a JSON in the format of COCO's detections."""
-    from van_mm.errors import UserError
+def main(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
 
-    boxes = {}
-    try:
-        for found in json.loads(Path(file).read_text()):
-            if found.get("category_id", 1) == 1 and found.get("score", 1) >= score_thr:
-                x, y, w, h = found["bbox"]
-                stem = Path(found["file_name"]).stem if "file_name" in found else str(found["image_id"])
-                boxes.setdefault(stem.lstrip("0") or "0", []).append([x, y, x + w, y + h, found.get("score", 1)])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    from van_mm.utils.errors import UserError
+    from van_mm.utils.image_files import VIDEO_SUFFIXES, find_input_files
+
+    if args.batch_size < 1 or args.top < 1:
+        raise UserError("--batch-size and --top must be at least 1")
+
+    # The inputs, and the paths of their results.
+    files = find_input_files(args.inputs)
+    targets = choose_targets(files, Path(args.out_dir))
+    boxes = read_person_boxes(args.person_boxes, args.score_thr) if args.person_boxes else None
+
+    # The model, and for pose the detector.
+    options = dict(device=args.device, folded=args.fold, amp=args.amp, score_thr=args.score_thr, top=args.top)
+    predictor = load_predictor(load_config(args), args.checkpoint, **options)
+    if predictor.task != "mmpose" and (boxes is not None or args.detector):
         raise UserError(
-            f"--person-boxes {file} is no list of detections with image_id (or file_name), bbox (x, y, w, h) and "
-            f"score: {type(error).__name__}: {error}"
-        ) from error
-    return boxes
+            f"--person-boxes and --detector are for pose estimation, but {args.config} is a config of {predictor.task}"
+        )
+    detector = None
+    if args.detector:
+        detector_config, detector_checkpoint = args.detector
+        detector = load_predictor(load_config(args, detector_config, cfg_options={}), detector_checkpoint, **options)
+        if detector.task != "mmdet" or "person" not in (detector.classes or ()):
+            raise UserError(f"--detector {detector_config} is no detector with a class 'person'")
+    find_boxes = partial(find_people, boxes=boxes, detector=detector)
+
+    # Images are predicted in batches, videos frame by frame.
+    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+    images = [file for file in files if file.suffix.lower() not in VIDEO_SUFFIXES]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    skipped: dict[Path, str] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        report = partial(progress.update, progress.add_task("predicting", total=len(files)))
+        predict_images(images, targets, args.batch_size, predictor, find_boxes, skipped, report)
+        predict_videos(videos, targets, predictor, find_boxes, skipped, report)
+
+    print(f"{len(files) - len(skipped)} of {len(files)} done; the results are in {args.out_dir}")
+    for message in skipped.values():
+        print(f"skipped: {message}")
+    return int(bool(skipped))
 
 
-def load_predictor(args: argparse.Namespace, checkpoint: str):
-    """A predictor on the device that is asked for."""
-    import torch
-
-    from van_mm import fold
-    from van_mm.launch import build_model, device_errors, load_config
-    from van_mm.visualization.predict import Predictor
-
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cfg = load_config(args)
-    model = build_model(cfg, checkpoint)
-    with device_errors(device):
-        model = model.to(device)
-    return Predictor(cfg, fold(model) if args.fold else model, args.amp, args.score_thr, args.top)
-
-
-def out_files(files: list[Path], out_dir: Path) -> dict[Path, Path]:
-    """Where the results of each input go, without a suffix: its name, numbered where several have the same."""
-    from van_mm.errors import UserError
+def choose_targets(files: list[Path], out_dir: Path) -> dict[Path, Path]:
+    """Return the path without suffix for the results of each input. Inputs of the same name are numbered."""
+    from van_mm.utils.errors import UserError
 
     taken, targets = set(), {}
     for file in files:
@@ -101,21 +126,101 @@ def out_files(files: list[Path], out_dir: Path) -> dict[Path, Path]:
     for target in targets.values():
         for suffix in (".png", "_labels.png", ".mp4"):
             if target.with_name(target.name + suffix).resolve() in inputs:
-                raise UserError(f"--out-dir {out_dir}: {target.name}{suffix} would be written over an input")
+                raise UserError(
+                    f"--out-dir {out_dir}: {target.name}{suffix} would be written over an input. Give another folder."
+                )
     return targets
 
 
-def batches(files: list[Path], size: int, skipped: dict[str, str]) -> Iterator[list[tuple[Path, object]]]:
-    """Pictures in groups of ``size``; those that can't be read are noted."""
-    from van_mm.errors import UserError
-    from van_mm.visualization.inputs import read_image
+def read_person_boxes(file: str, score_thr: float) -> dict[str, list]:
+    """Read person boxes from a JSON file in the format of COCO's detections.
+
+    Returns:
+        dict[str, list]: Boxes (x1, y1, x2, y2, score) by the image file's stem without leading zeros.
+    """
+    from van_mm.utils.errors import UserError
+
+    boxes = {}
+    try:
+        for detection in json.loads(Path(file).read_text()):
+            if detection.get("category_id", 1) == 1 and detection.get("score", 1) >= score_thr:
+                x, y, w, h = detection["bbox"]
+                stem = Path(detection["file_name"]).stem if "file_name" in detection else str(detection["image_id"])
+                box = [x, y, x + w, y + h, detection.get("score", 1)]
+                boxes.setdefault(stem.lstrip("0") or "0", []).append(box)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--person-boxes {file} is no list of detections with image_id (or file_name), bbox (x, y, w, h) and "
+            f"score: {type(error).__name__}: {error}"
+        ) from error
+    return boxes
+
+
+def load_predictor(cfg, checkpoint: str, device: str | None, folded: bool, amp: bool, score_thr: float, top: int):
+    """Build an inferencer of a config and a checkpoint."""
+    import torch
+
+    from van_mm import fold
+    from van_mm.apis.build import build_model
+    from van_mm.apis.inferencer import Inferencer
+    from van_mm.utils.errors import wrap_device_errors
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(cfg, checkpoint)
+    with wrap_device_errors(device):
+        model = model.to(device)
+    return Inferencer(cfg, fold(model) if folded else model, amp, score_thr, top)
+
+
+def find_people(file: Path, image, boxes: dict[str, list] | None, detector):
+    """Return the person boxes (N, 5) of an image, or None if there are neither given boxes nor a detector."""
+    import numpy as np
+
+    if boxes is not None:
+        people = boxes.get(file.stem.lstrip("0") or "0", [])
+    elif detector is not None:
+        instances = detector.record(detector([image])[0])["instances"]
+        people = [[*found["bbox"], found["score"]] for found in instances if found["class"] == "person"]
+    else:
+        return None
+    return np.array(people, np.float32).reshape(-1, 5)
+
+
+def predict_images(
+    files: list[Path],
+    targets: dict[Path, Path],
+    batch_size: int,
+    predictor,
+    find_boxes: Callable,
+    skipped: dict[Path, str],
+    report: Callable,
+) -> None:
+    """Predict on images in batches, and write the results. Unreadable files go into ``skipped`` with the reason."""
+    import numpy as np
+
+    for batch in iter_batches(files, batch_size, skipped):
+        samples = predictor([image for _, image in batch], [find_boxes(file, image) for file, image in batch])
+        for (file, image), sample in zip(batch, samples, strict=True):
+            target = targets[file]
+            write_image(f"{target}.png", predictor.draw(image, sample))
+            labels = predictor.labels(sample)
+            if labels is not None:
+                write_image(f"{target}_labels.png", labels.astype(np.uint16 if labels.max() > 255 else np.uint8))
+            write_record(target, file, image, **predictor.record(sample))
+        report(completed=files.index(batch[-1][0]) + 1)
+
+
+def iter_batches(files: list[Path], size: int, skipped: dict[Path, str]) -> Iterator[list[tuple[Path, object]]]:
+    """Read images and yield them with their files in batches. Unreadable files go into ``skipped``."""
+    from van_mm.utils.errors import UserError
+    from van_mm.utils.image_files import read_image
 
     batch = []
     for file in files:
         try:
             batch.append((file, read_image(file)))
         except UserError as error:
-            skipped[str(file)] = str(error)
+            skipped[file] = str(error)
         if len(batch) == size:
             yield batch
             batch = []
@@ -123,100 +228,61 @@ def batches(files: list[Path], size: int, skipped: dict[str, str]) -> Iterator[l
         yield batch
 
 
-def main(args: argparse.Namespace) -> int:
-    from van_mm.errors import UserError
-    from van_mm.visualization.inputs import VIDEOS, find_inputs
-
-    if args.batch_size < 1 or args.top < 1:
-        raise UserError("--batch-size and --top must be at least 1")
-    files = find_inputs(args.inputs)
-    targets = out_files(files, Path(args.out_dir))
-    boxes = read_boxes(args.person_boxes, args.score_thr) if args.person_boxes else None
-    predictor = load_predictor(args, args.checkpoint)
-    if predictor.task != "mmpose" and (boxes is not None or args.detector):
-        raise UserError(f"--person-boxes and --detector are for pose; {args.config} is of {predictor.task}")
-    detector = None
-    if args.detector:
-        options = dict(vars(args), config=args.detector[0], cfg_options={})
-        detector = load_predictor(argparse.Namespace(**options), args.detector[1])
-        if detector.task != "mmdet" or "person" not in (detector.classes or ()):
-            raise UserError(f"--detector {args.detector[0]} is no detector with a class 'person'")
-
-    import cv2
-    import numpy as np
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from van_mm.visualization.inputs import read_video
-
-    def people(file: Path, image: np.ndarray) -> np.ndarray | None:
-        if boxes is not None:
-            return np.array(boxes.get(file.stem.lstrip("0") or "0", []), np.float32).reshape(-1, 5)
-        if detector is None:
-            return None
-        found = detector.record(detector([image])[0])["instances"]
-        found = [[*one["bbox"], one["score"]] for one in found if one["class"] == "person"]
-        return np.array(found, np.float32).reshape(-1, 5)
-
-    def predict(batch: list[tuple[Path, np.ndarray]]) -> list:
-        images = [image for _, image in batch]
-        return predictor(images, [people(*one) for one in batch])
-
-    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
-    skipped: dict[str, str] = {}
-    videos = [file for file in files if file.suffix.lower() in VIDEOS]
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("predicting", total=len(files))
-        for batch in batches([file for file in files if file not in videos], args.batch_size, skipped):
-            for (file, image), sample in zip(batch, predict(batch), strict=True):
-                target = targets[file]
-                write(f"{target}.png", predictor.draw(image, sample))
-                labels = predictor.labels(sample)
-                if labels is not None:
-                    write(f"{target}_labels.png", labels.astype(np.uint16 if labels.max() > 255 else np.uint8))
-                record = dict(file=str(file), size=image.shape[1::-1], **predictor.record(sample))
-                Path(f"{target}.json").write_text(json.dumps(record, indent=1) + "\n")
-            progress.update(bar, completed=files.index(batch[-1][0]) + 1)
-        for file in videos:
-            rate = cv2.VideoCapture(str(file)).get(cv2.CAP_PROP_FPS) or 25
-            writer, records = None, []
-            try:
-                for frame in read_video(file):
-                    (sample,) = predict([(file, frame)])
-                    drawn = predictor.draw(frame, sample)
-                    if writer is None:
-                        kind = cv2.VideoWriter_fourcc(*"mp4v")
-                        writer = cv2.VideoWriter(f"{targets[file]}.mp4", kind, rate, drawn.shape[1::-1])
-                    writer.write(drawn)
-                    records.append(predictor.record(sample))
-                    progress.update(bar, description=f"predicting {file.name}, frame {len(records)}")
-            except UserError as error:
-                skipped[str(file)] = str(error)
-                continue
-            writer.release()
-            record = dict(file=str(file), size=frame.shape[1::-1], frames=records)
-            Path(f"{targets[file]}.json").write_text(json.dumps(record, indent=1) + "\n")
-            progress.advance(bar)
-    print(f"{len(files) - len(skipped)} of {len(files)} done; pictures and JSON in {args.out_dir}")
-    for message in skipped.values():
-        print(f"skipped: {message}")
-    return int(bool(skipped))
-
-
-def write(file: str, image) -> None:
-    """Write a picture."""
+def predict_videos(
+    files: list[Path],
+    targets: dict[Path, Path],
+    predictor,
+    find_boxes: Callable,
+    skipped: dict[Path, str],
+    report: Callable,
+) -> None:
+    """Predict on videos frame by frame, and write the results. Unreadable files go into ``skipped`` with the reason."""
     import cv2
 
-    from van_mm.errors import UserError
+    from van_mm.utils.errors import UserError
+    from van_mm.utils.image_files import iter_video_frames
+
+    for file in files:
+        frame_rate = cv2.VideoCapture(str(file)).get(cv2.CAP_PROP_FPS) or 25
+        writer, records = None, []
+        try:
+            for frame in iter_video_frames(file):
+                (sample,) = predictor([frame], [find_boxes(file, frame)])
+                drawn = predictor.draw(frame, sample)
+                if writer is None:
+                    codec = cv2.VideoWriter_fourcc(*"mp4v")
+                    writer = cv2.VideoWriter(f"{targets[file]}.mp4", codec, frame_rate, drawn.shape[1::-1])
+                writer.write(drawn)
+                records.append(predictor.record(sample))
+                report(description=f"predicting {file.name}, frame {len(records)}")
+        except UserError as error:
+            skipped[file] = str(error)
+            continue
+        writer.release()
+        write_record(targets[file], file, frame, frames=records)
+        report(advance=1)
+
+
+def write_image(file: str, image) -> None:
+    """Write an image (H, W, 3) or (H, W)."""
+    import cv2
+
+    from van_mm.utils.errors import UserError
 
     if not cv2.imwrite(file, image):
         raise UserError(f"{file} can't be written")
 
 
+def write_record(target: Path, file: Path, image, **prediction) -> None:
+    """Write the prediction on an input as JSON."""
+    record = dict(file=str(file), size=image.shape[1::-1], **prediction)
+    Path(f"{target}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     args = parse_args()
 
-    from van_mm.launch import user_errors
+    from van_mm.apis.command_line import exit_with_message
 
-    with user_errors():
+    with exit_with_message():
         sys.exit(main(args))

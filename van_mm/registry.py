@@ -1,7 +1,8 @@
-"""The registries of van_mm: children of mmengine's, in the scope ``van_mm``.
+"""The registries of van_mm, children of mmengine's, in the scope ``van_mm``.
 
-mmengine imports this module by itself when it meets the scope in a config, so that
-``dict(type='van_mm.VAN', arch='b2')`` builds in any codebase without ``custom_imports``.
+mmengine imports this module by itself when it meets the scope in a config, so ``dict(type='van_mm.VAN', arch='b2')``
+builds in any codebase without ``custom_imports``. The modules under ``locations`` are imported when a registry is
+first searched.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -15,10 +16,12 @@ from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="van_mm", locations=["van_mm.models"])
 MODEL_WRAPPERS = Registry(
-    "model_wrapper", parent=MMENGINE_MODEL_WRAPPERS, scope="van_mm", locations=["van_mm.distributed"]
+    "model_wrapper", parent=MMENGINE_MODEL_WRAPPERS, scope="van_mm", locations=["van_mm.engine.distributed"]
 )
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.hooks", "van_mm.safety"])
-OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="van_mm", locations=["van_mm.optim"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="van_mm", locations=["van_mm.engine.hooks"])
+OPTIM_WRAPPERS = Registry(
+    "optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="van_mm", locations=["van_mm.engine.optimizers"]
+)
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="van_mm", locations=["van_mm.datasets.saliency"])
-TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="van_mm", locations=["van_mm.datasets.saliency"])
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="van_mm", locations=["van_mm.evaluation.saliency"])
+TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="van_mm", locations=["van_mm.datasets.transforms"])
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="van_mm", locations=["van_mm.evaluation.metrics"])

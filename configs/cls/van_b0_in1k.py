@@ -1,5 +1,5 @@
 """VAN-B0 on ImageNet-1K, 300 epochs, batch 8 x 128 (section 4.1, table 7: 75.4 top-1)."""
 
-_base_ = "./van_b2_in1k.py"
+_base_ = "./_base_/van_in1k.py"
 
 model = dict(backbone=dict(arch="b0"), head=dict(in_channels=256))

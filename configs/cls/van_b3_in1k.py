@@ -1,5 +1,5 @@
 """VAN-B3 on ImageNet-1K, 300 epochs, batch 8 x 128 (section 4.1, table 7: 83.9 top-1)."""
 
-_base_ = "./van_b2_in1k.py"
+_base_ = "./_base_/van_in1k.py"
 
 model = dict(backbone=dict(arch="b3", drop_path_rate=0.2))

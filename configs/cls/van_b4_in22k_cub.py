@@ -1,11 +1,11 @@
 """VAN-B4 from ImageNet-22K on CUB-200-2011, 100 epochs, batch 2 x 8 (section 4.6, table 16: 91.3 top-1).
 
-The paper gives optimiser, learning rate, weight decay, batch, length and schedule; 384x384 crops of images resized to
-510 are mmpretrain's protocol for this data set.
+The paper gives the optimizer, learning rate, weight decay, batch size, length and schedule. The image size, a crop of
+384x384 from images resized to 510, is mmpretrain's for this data set.
 """
 
 _base_ = [
-    "mmpretrain::_base_/models/van/van_base.py",
+    "./_base_/van.py",
     "mmpretrain::_base_/datasets/cub_bs8_384.py",
     "mmpretrain::_base_/schedules/cub_bs64.py",
     "mmpretrain::_base_/default_runtime.py",
@@ -14,10 +14,7 @@ _base_ = [
 data_preprocessor = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5])
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type="van_mm.VAN",
         arch="b4",
-        out_indices=(3,),
         drop_path_rate=0.2,
         init_cfg=dict(type="Pretrained", checkpoint="van_mm://b4_in22k"),
     ),
@@ -30,5 +27,5 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(base_batch_size=16)
 
-# What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
+# Settings of --demo for this experiment, see van_mm/demo/demo_config.py.
 demo = dict(scale=64 / 384)

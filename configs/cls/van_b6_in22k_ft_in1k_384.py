@@ -1,6 +1,6 @@
-"""VAN-B6 from ImageNet-22K, fine-tuned on ImageNet-1K at 384x384 (section 4.1, table 8: 87.8 top-1)."""
+"""VAN-B6 from ImageNet-22K, fine-tuned on ImageNet-1K at 384x384, 30 epochs (section 4.1, table 8: 87.8 top-1)."""
 
-_base_ = "./van_b4_in22k_ft_in1k_384.py"
+_base_ = "./_base_/van_in22k_ft_in1k_384.py"
 
 model = dict(
     backbone=dict(arch="b6", init_cfg=dict(checkpoint="van_mm://b6_in22k")),

@@ -1,21 +1,19 @@
 """ATSS with VAN-B2 on COCO, 3x, Swin's multi-scale training, batch 8 x 2 (section 4.2, table 11: 50.2 box AP)."""
 
-_base_ = "mmdet::atss/atss_r50_fpn_1x_coco.py"
+_base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py", "./_base_/van.py", "./_base_/adamw.py"]
 
 model = dict(
     backbone=dict(
         _delete_=True,
-        type="van_mm.VAN",
+        **_base_.van,
         arch="b2",
-        drop_path_rate=0.1,
-        norm_cfg=dict(type="SyncBN", requires_grad=True),
         init_cfg=dict(type="Pretrained", checkpoint="van_mm://b2_in1k"),
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 
-# The short side is one of eleven lengths from 480 to 800; half of the images are first resized to 400, 500 or 600 and
-# cropped.
+# The short side is resized to one of eleven lengths from 480 to 800. Half of the images are resized to 400, 500 or 600
+# and cropped before that.
 resize = dict(type="RandomChoiceResize", scales=[(short, 1333) for short in range(480, 801, 32)], keep_ratio=True)
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=None),
@@ -36,12 +34,7 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}),
-)
+optim_wrapper = dict(_delete_=True, **_base_.adamw)
 train_cfg = dict(max_epochs=36)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=1000),

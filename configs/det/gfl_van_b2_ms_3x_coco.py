@@ -1,6 +1,7 @@
 """GFL with VAN-B2 on COCO, 3x, Swin's multi-scale training, batch 8 x 2 (section 4.2, table 11: 50.8 box AP).
 
-It is ATSS with another head: a distribution for each side of a box, and a class score that is its quality.
+It differs from the ATSS experiment only in the head, which predicts a distribution for each side of a box and uses the
+box quality as its class score.
 """
 
 _base_ = "./atss_van_b2_ms_3x_coco.py"

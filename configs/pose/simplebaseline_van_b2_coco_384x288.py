@@ -14,5 +14,5 @@ model = dict(
     head=dict(in_channels=512),
 )
 
-# What --demo takes instead of its defaults, see van_mm/demo/__init__.py.
+# Settings of --demo for this experiment, see van_mm/demo/demo_config.py.
 demo = dict(scale=1 / 3)

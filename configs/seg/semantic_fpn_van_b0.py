@@ -1,32 +1,8 @@
 """Semantic FPN with VAN-B0 on ADE20K, 40k iterations, batch 8 x 4 (section 4.3, table 12: 38.5 mIoU)."""
 
-_base_ = [
-    "mmseg::_base_/models/fpn_r50.py",
-    "./_base_/ade20k.py",
-    "mmseg::_base_/default_runtime.py",
-    "mmseg::_base_/schedules/schedule_40k.py",
-]
+_base_ = "./_base_/semantic_fpn_van.py"
 
 model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
-    pretrained=None,
-    backbone=dict(
-        _delete_=True,
-        type="van_mm.VAN",
-        arch="b0",
-        drop_path_rate=0.1,
-        norm_cfg=dict(type="SyncBN", requires_grad=True),
-        init_cfg=dict(type="Pretrained", checkpoint="van_mm://b0_in1k"),
-    ),
+    backbone=dict(arch="b0", init_cfg=dict(checkpoint="van_mm://b0_in1k")),
     neck=dict(in_channels=[32, 64, 160, 256]),
-    decode_head=dict(num_classes=150),
 )
-
-train_dataloader = dict(batch_size=4)
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-4, betas=(0.9, 0.999), weight_decay=1e-4),
-)
-param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0, by_epoch=False, begin=0, end=40000)]
-auto_scale_lr = dict(enable=False, base_batch_size=32)

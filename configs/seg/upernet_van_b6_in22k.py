@@ -1,6 +1,6 @@
 """UperNet with VAN-B6 from ImageNet-22K on ADE20K, 160k iterations (section 4.3, table 13: 54.7 mIoU)."""
 
-_base_ = "./upernet_van_b2.py"
+_base_ = "./_base_/upernet_van.py"
 
 model = dict(
     backbone=dict(arch="b6", drop_path_rate=0.5, init_cfg=dict(checkpoint="van_mm://b6_in22k")),

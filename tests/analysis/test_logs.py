@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from van_mm.analysis.logs import curves, find_logs, read_log, summary
-from van_mm.errors import UserError
+from van_mm.analysis.logs import extract_curves, find_logs, read_log, summarize_curves
+from van_mm.utils.errors import UserError
 
 TRAIN = [
     {"lr": 0.1, "loss": 4.0, "time": 0.5, "iter": 10, "step": 10},
@@ -22,16 +22,16 @@ def write(folder, name, lines, end=""):
 
 def test_iterations(tmp_path):
     file = write(tmp_path, "1", [*TRAIN, {"mIoU": 40.0, "time": 9.0, "step": 20}], end='\n{"loss": 1')
-    found = curves(read_log(file))
+    found = extract_curves(read_log(file))
     assert found["loss"] == ([10, 20], [4.0, 2.0]) and found["mIoU"] == ([20], [40.0])
     assert found["time"] == ([10, 20], [0.5, 0.3])  # the time of validation is another one's
-    assert summary(found) == dict(iterations=20, seconds_per_iteration=0.4, loss=2.0, mIoU=40.0)
+    assert summarize_curves(found) == dict(iterations=20, seconds_per_iteration=0.4, loss=2.0, mIoU=40.0)
 
 
 def test_epochs_stand_at_their_iterations():
     """Epoch-based loops count validation in epochs."""
     lines = [TRAIN[0], {"coco/bbox_mAP": 0.1, "step": 1}, TRAIN[1], {"coco/bbox_mAP": 0.3, "step": 2}]
-    assert curves(lines)["coco/bbox_mAP"] == ([10, 20], [0.1, 0.3])
+    assert extract_curves(lines)["coco/bbox_mAP"] == ([10, 20], [0.1, 0.3])
 
 
 def test_resumed_runs(tmp_path):
@@ -40,13 +40,15 @@ def test_resumed_runs(tmp_path):
     write(tmp_path, "3", [{"mIoU": 44.0, "step": 0}])  # a test
     assert [log.parts[-3] for log in find_logs(tmp_path)] == ["2"]
     lines = [line for log in find_logs(tmp_path, all_logs=True) for line in read_log(log)]
-    assert curves(lines)["loss"] == ([10, 20, 30], [4.0, 1.9, 1.0])
+    assert extract_curves(lines)["loss"] == ([10, 20, 30], [4.0, 1.9, 1.0])
 
 
 def test_least_and_nan():
-    found = curves([*TRAIN, {"DUTS-TE/MAE": 0.05, "AP": float("nan")}, {"DUTS-TE/MAE": 0.04, "AP": 0.5}, {"AP": 0.2}])
-    assert summary(found)["DUTS-TE/MAE"] == 0.04
-    assert summary({"AP": ([1, 2, 3], [float("nan"), 0.5, 0.2])})["AP"] == 0.5
+    found = extract_curves(
+        [*TRAIN, {"DUTS-TE/MAE": 0.05, "AP": float("nan")}, {"DUTS-TE/MAE": 0.04, "AP": 0.5}, {"AP": 0.2}]
+    )
+    assert summarize_curves(found)["DUTS-TE/MAE"] == 0.04
+    assert summarize_curves({"AP": ([1, 2, 3], [float("nan"), 0.5, 0.2])})["AP"] == 0.5
 
 
 def test_refused(tmp_path):

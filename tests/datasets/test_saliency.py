@@ -4,15 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from van_mm.datasets.layouts import LAYOUTS, check_mask
-from van_mm.datasets.saliency import LoadSaliencyMask, SaliencyDataset
-from van_mm.errors import UserError
+from van_mm.datasets.saliency import SaliencyDataset
+from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS, find_mask_problem
+from van_mm.datasets.transforms.loading import LoadSaliencyMask
+from van_mm.utils.errors import UserError
 
 
 @pytest.fixture
 def root(tmp_path):
     """Two pairs of DUTS-TE of 30x20 pixels, whose upper half is salient."""
-    layout = LAYOUTS["DUTS-TE"]
+    layout = SALIENCY_LAYOUTS["DUTS-TE"]
     for folder in (layout.images, layout.masks):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("a", "b"):
@@ -22,7 +23,7 @@ def root(tmp_path):
 
 
 def write_mask(root, name, mask):
-    cv2.imwrite(str(root / LAYOUTS["DUTS-TE"].masks / f"{name}.png"), mask)
+    cv2.imwrite(str(root / SALIENCY_LAYOUTS["DUTS-TE"].masks / f"{name}.png"), mask)
 
 
 def load(root):
@@ -61,7 +62,7 @@ def test_bad_masks(mask, words, root):
 
 
 def test_missing_and_broken_files(root):
-    masks = root / LAYOUTS["DUTS-TE"].masks
+    masks = root / SALIENCY_LAYOUTS["DUTS-TE"].masks
     (masks / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.png is no readable picture \(0 bytes\)"):
         load(root)
@@ -76,9 +77,12 @@ def test_missing_and_broken_files(root):
 
 def test_shades_are_the_rule_in_pascal_s():
     shades = np.arange(12, dtype=np.uint8).repeat(100).reshape(30, 40) * 21
-    assert "not binary" in check_mask(shades, "m", (30, 40)) and check_mask(shades, "m", (30, 40), grey=True) is None
+    assert (
+        "not binary" in find_mask_problem(shades, "m", (30, 40))
+        and find_mask_problem(shades, "m", (30, 40), grey=True) is None
+    )
 
 
 def test_own_data(root):
-    own = SaliencyDataset("mine", data_root=str(root), data_prefix=LAYOUTS["DUTS-TE"].prefixes)
+    own = SaliencyDataset("mine", data_root=str(root), data_prefix=SALIENCY_LAYOUTS["DUTS-TE"].prefixes)
     assert len(own) == 2 and own.get_data_info(1)["subset"] == "mine"

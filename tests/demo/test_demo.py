@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from van_mm.configs import CONFIGS, find_config
-from van_mm.demo import demo_config, make_demo_data
-from van_mm.demo.data import ADE_IDS, COCO_THINGS, IMAGENET, coco_categories
+from van_mm.apis.configs import CONFIG_DIR, find_config
+from van_mm.demo.classification import IMAGENET
+from van_mm.demo.coco import COCO_THINGS, load_coco_categories
+from van_mm.demo.demo_config import apply_demo
+from van_mm.demo.demo_data import make_demo_data
+from van_mm.demo.segmentation import ADE_IDS
 
 
 def test_class_names_are_the_data_sets():
@@ -19,7 +22,7 @@ def test_class_names_are_the_data_sets():
 
     classes = ADE20KDataset.METAINFO["classes"]
     assert {name: classes.index(name) + 1 for name in ADE_IDS} == ADE_IDS
-    categories = coco_categories()
+    categories = load_coco_categories()
     assert [c["name"] for c in categories] == list(CocoPanopticDataset.METAINFO["classes"])
     assert set(COCO_THINGS) <= {c["name"] for c in categories if c["isthing"]}
     labels = [label for label, _, _ in IMAGENET.values()]
@@ -88,10 +91,10 @@ def test_keypoints_lie_on_the_person(demo_root):
         assert np.all((seen[:, :2] >= (x - 3, y - 3)) & (seen[:, :2] <= (x + w + 3, y + h + 3)))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("*/*.py")), ids=lambda p: p.stem)
 def test_demo_changes_only_what_it_says(path):
     before, after = Config.fromfile(path), Config.fromfile(path)
-    demo_config(after, "elsewhere", iters=30)
+    apply_demo(after, "elsewhere", iters=30)
     assert after.train_cfg.max_iters == 30 and after.train_cfg.val_interval == 30
     assert {type(after.model.backbone.init_cfg)} <= {type(None)} if "init_cfg" in after.model.backbone else True
     assert "'data/" not in str(after.train_dataloader) + str(after.test_evaluator) + str(after.val_dataloader)
@@ -113,29 +116,29 @@ def test_demo_drops_published_weights_and_keeps_files(tmp_path):
     for checkpoint, kept in ((str(file), True), ("van_mm://b2_in1k", False), ("work_dirs/none/epoch_1.pth", False)):
         cfg = Config.fromfile(find_config("seg/upernet_van_b2"))
         cfg.model.backbone.init_cfg.checkpoint = checkpoint
-        demo_config(cfg)
+        apply_demo(cfg)
         assert (cfg.model.backbone.init_cfg is not None) == kept
 
 
 def test_demo_scales_what_depends_on_the_image():
     cfg = Config.fromfile(find_config("det/mask2former_van_b2_50e_coco_panoptic"))
-    demo_config(cfg)
+    apply_demo(cfg)
     assert cfg.model.train_cfg.num_points == 12544 / 8**2
     cfg = Config.fromfile(find_config("det/mask_rcnn_van_b2_1x_coco"))
-    demo_config(cfg)
+    apply_demo(cfg)
     assert (cfg.model.train_cfg.rpn.sampler.num, cfg.model.train_cfg.rcnn.sampler.num) == (256, 32)
 
 
 def test_demo_of_upstreams_configs():
     """Mosaics and paddings, sizes in heads and codecs, images drawn at random sizes; SGD's learning rates."""
     cfg = Config.fromfile(find_config("mmdet::yolox/yolox_s_8xb8-300e_coco"))
-    demo_config(cfg)
+    apply_demo(cfg)
     text = str([cfg.train_dataloader, cfg.val_dataloader, cfg.model])
     assert "640" not in text and "320" not in text and cfg.test_dataloader.dataset.pipeline[1].scale == (160, 160)
     assert cfg.model.data_preprocessor.batch_augments[0].random_size_range == (128, 192)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(30 * 3e-4)
     cfg = Config.fromfile(find_config("mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192"))
-    demo_config(cfg)
+    apply_demo(cfg)
     head = cfg.model.head
     assert head.input_size == head.decoder.input_size == (96, 128) and head.in_featuremap_size == (3, 4)
 
@@ -143,6 +146,6 @@ def test_demo_of_upstreams_configs():
 def test_demo_refuses_nonsense():
     cfg = Config.fromfile(find_config("seg/upernet_van_b2"))
     with pytest.raises(ValueError, match="at least 1"):
-        demo_config(cfg, iters=0)
+        apply_demo(cfg, iters=0)
     with pytest.raises(ValueError, match="default_scope"):
-        demo_config(Config(dict(default_scope="mmtrack")))
+        apply_demo(Config(dict(default_scope="mmtrack")))

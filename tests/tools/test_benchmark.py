@@ -7,36 +7,43 @@ import pytest
 import torch
 from torch import nn
 
-from van_mm.analysis.speed import alternate, inference, kept_bytes, products, ratio, training
+from van_mm.analysis.benchmarking import (
+    compute_speedup,
+    count_saved_bytes,
+    make_inference_call,
+    make_matmul_call,
+    make_training_call,
+    time_alternately,
+)
 
 
 def test_alternate_takes_turns():
     calls = []
-    times = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, warmup=1)
+    times = time_alternately({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, warmup=1)
     assert calls == list("abababab") and {name: len(values) for name, values in times.items()} == dict(a=3, b=3)
 
 
 def test_ratio_is_the_median_of_rounds():
-    assert ratio([2.0, 4.0, 9.0], [1.0, 1.0, 1.0])[0] == 4.0
+    assert compute_speedup([2.0, 4.0, 9.0], [1.0, 1.0, 1.0])[0] == 4.0
 
 
 def test_kept_bytes():
     """A linear layer keeps its input, ReLU its output; the weight is not counted."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
-    assert kept_bytes(model, torch.zeros(4, 8)) == 4 * (4 * 8 + 4 * 16)
+    assert count_saved_bytes(model, torch.zeros(4, 8)) == 4 * (4 * 8 + 4 * 16)
 
 
 def test_steps():
     model = nn.Linear(8, 2)
-    training(model, torch.ones(1, 8), torch.float32)()
+    make_training_call(model, torch.ones(1, 8), torch.float32)()
     assert model.weight.grad.eq(1).all()
-    assert inference(model, torch.ones(1, 8), torch.bfloat16)().dtype == torch.bfloat16
+    assert make_inference_call(model, torch.ones(1, 8), torch.bfloat16)().dtype == torch.bfloat16
 
 
 def test_products(monkeypatch):
     """The matrix products of a model's dense convolutions; depth-wise ones are not among them."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1))
-    call = products(model, torch.ones(2, 3, 10, 6), torch.float32)
+    call = make_matmul_call(model, torch.ones(2, 3, 10, 6), torch.float32)
     seen = []
     monkeypatch.setattr(torch, "mm", lambda x, w, out: seen.append((tuple(x.shape), tuple(w.shape), tuple(out.shape))))
     call()

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.tools.test_train_test import refused
 from van_mm import get_config
-from van_mm.demo import demo_config
-from van_mm.launch import build_random
+from van_mm.apis.build import build_random_model
+from van_mm.demo.demo_config import apply_demo
 
 FILES = {
     "cls/van_b0_in1k": "imagenet/val/*.JPEG",
@@ -32,10 +32,10 @@ def checkpoint(tmp_path_factory):
     def make(config):
         if config not in made:
             cfg = get_config(config)
-            demo_config(cfg)
+            apply_demo(cfg)
             torch.manual_seed(0)
             made[config] = folder / f"{len(made)}.pth"
-            torch.save(dict(state_dict=build_random(cfg).state_dict()), made[config])
+            torch.save(dict(state_dict=build_random_model(cfg).state_dict()), made[config])
         return made[config]
 
     return make

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.test_weights import classifier, official, randomise
-from van_mm.weights import read_checkpoint, split_state_dict, unwrap
+from tests.checkpoints.test_loading import classifier, official, randomise
+from van_mm.checkpoints.io import read_checkpoint
+from van_mm.checkpoints.key_maps import get_state_dict, split_state_dict
 
 
 @pytest.mark.parametrize("family", ["van_mm", "official", "mmpretrain", "huggingface"])
@@ -41,4 +42,4 @@ def test_publish(run_tool, tmp_path):
     assert hashlib.sha256(published.read_bytes()).hexdigest().startswith(digest)
     content = read_checkpoint(published)
     assert set(content) == {"meta", "state_dict"} and content["meta"] == dict(epoch=3)
-    assert split_state_dict(unwrap(content))[0].keys() == split_state_dict(state)[0].keys()
+    assert split_state_dict(get_state_dict(content))[0].keys() == split_state_dict(state)[0].keys()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.tools.test_train_test import refused
-from van_mm.datasets.layouts import LAYOUTS
+from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
 
 TOOL = "dataset_converters/saliency"
 
@@ -34,7 +34,7 @@ def test_train_then_test(run_tool, demo_root, tmp_path):
     assert done.returncode == 0, done.stdout
     for subset in ("DUTS-TE", "DUT-OMRON", "PASCAL-S"):
         maps = sorted((tmp_path / "maps" / subset).iterdir())
-        masks = sorted((demo_root / "saliency" / LAYOUTS[subset].masks).iterdir())
+        masks = sorted((demo_root / "saliency" / SALIENCY_LAYOUTS[subset].masks).iterdir())
         assert [m.name for m in maps] == [m.name for m in masks]
         assert [cv2.imread(str(m)).shape for m in maps] == [cv2.imread(str(m)).shape for m in masks]
 
@@ -50,7 +50,7 @@ def test_a_missing_set_is_said_before_anything(run_tool, demo_root, tmp_path):
 def test_a_bad_mask_ends_training_with_one_message(run_process, demo_root, tmp_path):
     """Also from a worker of the data loader, which has a traceback to send."""
     shutil.copytree(demo_root / "saliency", tmp_path / "demo/saliency")
-    for mask in (tmp_path / "demo/saliency" / LAYOUTS["DUTS-TR"].masks).iterdir():
+    for mask in (tmp_path / "demo/saliency" / SALIENCY_LAYOUTS["DUTS-TR"].masks).iterdir():
         cv2.imwrite(str(mask), np.zeros((7, 9), np.uint8))
     done = run_process(
         ROOT / "tools/train.py",
@@ -77,7 +77,7 @@ def test_checker_finds_nothing_wrong(run_tool, demo_root, tmp_path):
 def test_checker_names_each_fault(run_tool, demo_root, tmp_path):
     root = tmp_path / "saliency"
     shutil.copytree(demo_root / "saliency", root)
-    layout = LAYOUTS["DUTS-TR"]
+    layout = SALIENCY_LAYOUTS["DUTS-TR"]
     images, masks = sorted((root / layout.images).iterdir()), sorted((root / layout.masks).iterdir())
     size = cv2.imread(str(masks[1])).shape[:2]
     images[0].unlink()
@@ -103,7 +103,7 @@ def test_checker_names_each_fault(run_tool, demo_root, tmp_path):
 def test_binarize(run_tool, demo_root, tmp_path):
     root, out = tmp_path / "saliency", tmp_path / "bw"
     shutil.copytree(demo_root / "saliency", root)
-    mask = next((root / LAYOUTS["PASCAL-S"].masks).iterdir())
+    mask = next((root / SALIENCY_LAYOUTS["PASCAL-S"].masks).iterdir())
     truth = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(mask), np.where(truth, 200, 60).astype(np.uint8))
     done = run_tool(TOOL, root, "--any-count", "--binarize", out)

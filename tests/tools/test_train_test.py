@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 
 from tests.conftest import ROOT
-from van_mm.configs import CONFIGS as CONFIG_FOLDER
-from van_mm.launch import check_pretrained
+from van_mm.apis.assembly import check_pretrained_weights
+from van_mm.apis.configs import CONFIG_DIR
+from van_mm.checkpoints.io import read_checkpoint
 from van_mm.models import VAN
-from van_mm.weights import read_checkpoint
 
 CONFIGS = [
     "cls/van_b2_in1k",
@@ -71,7 +71,7 @@ def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
     done = run_tool("train", "seg/upernet_van_b2", *demo, tmp_path / "seg", *options)
     assert done.returncode == 0, done.stdout
     (tmp_path / "pose.py").write_text(
-        f"_base_ = {str(CONFIG_FOLDER / 'pose/simplebaseline_van_b2_coco_256x192.py')!r}\n"
+        f"_base_ = {str(CONFIG_DIR / 'pose/simplebaseline_van_b2_coco_256x192.py')!r}\n"
         f"model = dict(backbone=dict(init_cfg=dict(checkpoint={str(tmp_path / 'seg/iter_1.pth')!r})))\n"
     )
     done = run_tool("train", tmp_path / "pose.py", *demo, tmp_path / "pose", *options)
@@ -91,10 +91,11 @@ def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
     assert torch.all(cls["state_dict"]["head.fc.weight"] == 1)
 
 
-def test_resume_on_a_finished_half(run_process, demo_root, tmp_path):
-    """A run that stopped after two steps goes on with the third, from the checkpoint that mmengine wrote."""
+def test_resume_on_a_finished_half(fork_tool, demo_root, tmp_path):
+    """A run that stopped after two steps goes on with the third, from the checkpoint that mmengine wrote, in a process
+    of its own."""
     args = (
-        ROOT / "tools/train.py",
+        "train",
         "det/retinanet_van_b0_1x_coco",
         "--demo",
         "--demo-root",
@@ -109,11 +110,13 @@ def test_resume_on_a_finished_half(run_process, demo_root, tmp_path):
         "default_hooks.logger.interval=1",
         "train_dataloader.batch_size=1",
     )
-    assert run_process(*args).returncode == 0
+    (first,) = fork_tool(*args)
+    assert first.wait().returncode == 0
     whole = torch.load(tmp_path / "iter_3.pth", weights_only=True)
     (tmp_path / "iter_3.pth").unlink()
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_2.pth"))
-    done = run_process(*args, "--resume")
+    (resumed,) = fork_tool(*args, "--resume")
+    done = resumed.wait()
     assert done.returncode == 0, done.stdout
     assert "resumed epoch: 0, iter: 2" in done.stdout
     assert re.search(r"Iter\(train\) \[3/3\]", done.stdout) and not re.search(r"Iter\(train\) \[1/3\]", done.stdout)
@@ -150,7 +153,7 @@ def test_upstream_train_runs_our_config(codebase, config, data, run_process, dem
     tool = Path(importlib.import_module(codebase).__file__).parent / ".mim/tools/train.py"
     done = run_process(
         tool,
-        CONFIG_FOLDER / config,
+        CONFIG_DIR / config,
         "--work-dir",
         tmp_path / "run",
         "--cfg-options",
@@ -223,7 +226,7 @@ def test_pretrained_weights_out_of_reach(checkpoint, words, run_tool, demo_root,
 
 def test_upstream_weights_are_left_to_mmengine():
     init_cfg = dict(type="Pretrained", checkpoint="torchvision://resnet50")
-    check_pretrained(Config(dict(model=dict(backbone=dict(type="ResNet", init_cfg=init_cfg)))))
+    check_pretrained_weights(Config(dict(model=dict(backbone=dict(type="ResNet", init_cfg=init_cfg)))))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 
 from tests.tools.test_train_test import refused
 from van_mm import get_config
-from van_mm.launch import build_random
+from van_mm.apis.build import build_random_model
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def van(tmp_path_factory):
     """A checkpoint of cls/van_b0_in1k with random weights."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("van") / "b0.pth"
-    torch.save(dict(state_dict=build_random(get_config("cls/van_b0_in1k")).state_dict()), file)
+    torch.save(dict(state_dict=build_random_model(get_config("cls/van_b0_in1k")).state_dict()), file)
     return file
 
 
@@ -26,7 +26,7 @@ def resnet(tmp_path_factory):
     """An upstream config, and a checkpoint of it."""
     name = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
     file = tmp_path_factory.mktemp("resnet") / "r18.pth"
-    torch.save(dict(state_dict=build_random(get_config(name)).state_dict()), file)
+    torch.save(dict(state_dict=build_random_model(get_config(name)).state_dict()), file)
     return name, file
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from van_mm import VAN
-from van_mm.visualization.attention import attention_maps
+from van_mm.visualization.attention import compute_attention_maps
 
 
 @torch.no_grad()
@@ -14,7 +14,7 @@ def test_maps():
     backbone.init_weights()
     backbone.eval()
     images = torch.randn(2, 3, 64, 96)
-    maps = attention_maps(backbone, images)
+    maps = compute_attention_maps(backbone, images)
     assert list(maps) == [(s, b) for s, depth in enumerate((3, 3, 5, 2), 1) for b in range(1, depth + 1)]
     assert [maps[stage, 1].shape for stage in (1, 2, 3, 4)] == [(2, 64 // s, 96 // s) for s in (4, 8, 16, 32)]
     block, x = backbone.block1[0], backbone.patch_embed1(images)

@@ -7,8 +7,15 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from van_mm.errors import UserError
-from van_mm.visualization.cam import METHODS, Network, activation_map, as_map, find_class, target_layer
+from van_mm.utils.errors import UserError
+from van_mm.visualization.cam import (
+    CAM_METHODS,
+    ClassifierLogits,
+    compute_cam,
+    find_target_layer,
+    make_reshape_transform,
+    parse_target_class,
+)
 
 BACKBONES = {
     "van": (dict(type="van_mm.VAN", arch="b0", out_indices=(3,)), 256, "block4.1"),
@@ -32,9 +39,9 @@ def classifier(name):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_default_layer(name):
     model = classifier(name)
-    layer = target_layer(model, None, (64, 96))
+    layer = find_target_layer(model, None, (64, 96))
     assert {module: key for key, module in model.backbone.named_modules()}[layer] == BACKBONES[name][2]
-    maps, scores = activation_map(Network(model), torch.randn(2, 3, 64, 96))
+    maps, scores = compute_cam(ClassifierLogits(model), torch.randn(2, 3, 64, 96))
     assert maps.shape == (2, 64, 96) and scores.shape == (2, 10)
     assert maps.min() >= 0 and maps.max() <= 1 and maps.std() > 0
     assert np.allclose(scores.sum(1), 1, atol=1e-5)
@@ -44,7 +51,7 @@ def test_equals_class_weights_times_features():
     """Before average pooling and a linear layer, Grad-CAM is the positive part of the class's weights times the map."""
     model = classifier("resnet")
     images = torch.randn(1, 3, 128, 96)
-    maps, _ = activation_map(Network(model), images, [3])
+    maps, _ = compute_cam(ClassifierLogits(model), images, [3])
     with torch.no_grad():
         features = model.backbone(images)[0]
         expected = (model.head.fc.weight[3].view(1, -1, 1, 1) * features).sum(1).relu()[0].numpy()
@@ -54,38 +61,38 @@ def test_equals_class_weights_times_features():
 
 
 def test_the_class_matters():
-    network = Network(classifier("van"))
+    network = ClassifierLogits(classifier("van"))
     images = torch.randn(1, 3, 96, 96)
-    assert not np.allclose(activation_map(network, images, [1])[0], activation_map(network, images, [2])[0])
+    assert not np.allclose(compute_cam(network, images, [1])[0], compute_cam(network, images, [2])[0])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CAM_METHODS)
 def test_methods(method):
-    maps, _ = activation_map(Network(classifier("resnet")), torch.randn(1, 3, 64, 64), [0], method=method)
+    maps, _ = compute_cam(ClassifierLogits(classifier("resnet")), torch.randn(1, 3, 64, 64), [0], method=method)
     assert maps.shape == (1, 64, 64) and np.isfinite(maps).all()
 
 
 @pytest.mark.parametrize("layer", ["backbone.block1.0", "backbone.block3.1.attn.spatial_gating_unit.conv1"])
 def test_inner_layers(layer):
-    maps, _ = activation_map(Network(classifier("van")), torch.randn(1, 3, 64, 64), layer=layer)
+    maps, _ = compute_cam(ClassifierLogits(classifier("van")), torch.randn(1, 3, 64, 64), layer=layer)
     assert maps.std() > 0
 
 
 def test_unknown_layers():
-    network = Network(classifier("van"))
+    network = ClassifierLogits(classifier("van"))
     with pytest.raises(UserError, match=r"no layer 'backbone\.block9'.*backbone\.block"):
-        activation_map(network, torch.randn(1, 3, 64, 64), layer="backbone.block9")
+        compute_cam(network, torch.randn(1, 3, 64, 64), layer="backbone.block9")
     with pytest.raises(UserError, match="gives no map"):
-        activation_map(network, torch.randn(1, 3, 64, 64), layer="head.fc")
+        compute_cam(network, torch.randn(1, 3, 64, 64), layer="head.fc")
     nothing = nn.Module()
     nothing.backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(UserError, match="--target-layer"):
-        target_layer(nothing, None, (2, 2))
+        find_target_layer(nothing, None, (2, 2))
 
 
 def test_maps_of_other_layouts():
     x = torch.randn(2, 5, 4, 6)
-    reshape = as_map((64, 96))
+    reshape = make_reshape_transform((64, 96))
     assert torch.equal(reshape(x), x)
     tokens = x.flatten(2).transpose(1, 2)
     assert torch.equal(reshape(tokens), x)
@@ -94,7 +101,12 @@ def test_maps_of_other_layouts():
 
 def test_classes():
     names = ["tench, Tinca tinca", "goldfish, Carassius auratus", "tiger cat"]
-    assert [find_class(text, names, 3) for text in ("goldfish", "Tinca Tinca", "2", "tiger cat")] == [1, 0, 2, 2]
+    assert [parse_target_class(text, names, 3) for text in ("goldfish", "Tinca Tinca", "2", "tiger cat")] == [
+        1,
+        0,
+        2,
+        2,
+    ]
     for text, words in (
         ("goldfisch", "Did you mean goldfish"),
         ("3", "classes are 0 to 2"),
@@ -102,4 +114,4 @@ def test_classes():
         ("dog", "no such"),
     ):
         with pytest.raises(UserError, match=words):
-            find_class(text, names, 3)
+            parse_target_class(text, names, 3)

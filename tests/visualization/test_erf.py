@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from van_mm.analysis.backbones import NAMES, build_backbone
-from van_mm.visualization.erf import areas, log_scale, receptive_field
+from van_mm.analysis.backbones import BACKBONE_NAMES, build_backbone
+from van_mm.visualization.erf import compute_area_shares, compute_receptive_field, to_log_scale
 
 
 def test_plain_convolutions():
@@ -14,15 +14,15 @@ def test_plain_convolutions():
     stack = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(3)])
     for layer in stack:
         nn.init.ones_(layer.weight)
-    field = receptive_field(stack, [torch.rand(4, 1, 21, 21)])
+    field = compute_receptive_field(stack, [torch.rand(4, 1, 21, 21)])
     ways = np.convolve(np.convolve([1, 1, 1], [1, 1, 1]), [1, 1, 1])
     expected = np.zeros((21, 21))
     expected[7:14, 7:14] = np.outer(ways, ways)
     assert np.allclose(field, expected)
-    assert areas(field, [1.0]) == {1.0: 49 / 441}
+    assert compute_area_shares(field, [1.0]) == {1.0: 49 / 441}
     inner = {reach: ways[3 - reach : 4 + reach].sum() ** 2 / 27**2 for reach in (0, 1, 2)}
     for reach, share in inner.items():
-        assert areas(field, [share - 1e-9])[share - 1e-9] == (2 * reach + 1) ** 2 / 441
+        assert compute_area_shares(field, [share - 1e-9])[share - 1e-9] == (2 * reach + 1) ** 2 / 441
 
 
 def test_strides_and_dilation():
@@ -32,7 +32,7 @@ def test_strides_and_dilation():
     )
     for layer in stack:
         nn.init.uniform_(layer.weight, 0.5, 1)
-    field = receptive_field(stack, [torch.rand(1, 2, 41, 41)])
+    field = compute_receptive_field(stack, [torch.rand(1, 2, 41, 41)])
     seen = np.flatnonzero(field.sum(0))
     assert seen.min() == 20 - 7 and seen.max() == 20 + 7 and len(seen) == 9
 
@@ -42,12 +42,12 @@ def test_images_are_averaged():
     network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False))
     nn.init.constant_(network[0].weight, 2.0)
     positive, negative = torch.ones(1, 1, 4, 4), -torch.ones(1, 1, 4, 4)
-    assert receptive_field(network, [positive])[2, 2] == 2
-    assert receptive_field(network, [torch.cat([positive, negative])])[2, 2] == 1  # of a negative feature: none
+    assert compute_receptive_field(network, [positive])[2, 2] == 2
+    assert compute_receptive_field(network, [torch.cat([positive, negative])])[2, 2] == 1  # of a negative feature: none
 
 
 def test_log_scale():
-    scaled = log_scale(np.array([[0.0, 1.0], [10.0, 100.0]]))
+    scaled = to_log_scale(np.array([[0.0, 1.0], [10.0, 100.0]]))
     assert scaled[0, 0] == 0 and scaled[1, 1] == 1 and 0 < scaled[0, 1] < scaled[1, 0] < 1
 
 
@@ -57,11 +57,11 @@ def test_van_sees_farthest():
     for name in ("b2", "resnet-50", "convnext-t"):
         backbone = build_backbone(name)
         backbone.eval()
-        found[name] = areas(receptive_field(backbone, images))[0.99]
+        found[name] = compute_area_shares(compute_receptive_field(backbone, images))[0.99]
     assert found["b2"] > 5 * found["resnet-50"] and found["b2"] > 5 * found["convnext-t"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BACKBONE_NAMES)
 def test_backbones_by_name(name):
     if name in ("b5", "b6"):
         with torch.device("meta"):

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from van_mm import get_config
-from van_mm.configs import CONFIGS
-from van_mm.datasets.layouts import LAYOUTS
-from van_mm.demo.data import IMAGENET
-from van_mm.demo.draw import backdrop, paint, to_uint8
-from van_mm.launch import build_model
-from van_mm.visualization.attention import attention_maps
-from van_mm.visualization.cam import Network, activation_map
-from van_mm.visualization.models import prepare
+from van_mm.apis.build import build_model
+from van_mm.apis.configs import CONFIG_DIR
+from van_mm.apis.inferencer import preprocess_images
+from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
+from van_mm.demo.classification import IMAGENET
+from van_mm.demo.drawing import draw_backdrop, draw_shape, to_uint8
+from van_mm.visualization.attention import compute_attention_maps
+from van_mm.visualization.cam import ClassifierLogits, compute_cam
 
 
 def pictures(size, number=24):
@@ -22,9 +22,9 @@ def pictures(size, number=24):
     for i in range(number):
         rng = np.random.default_rng(100 + i)
         label, shape, hue = list(IMAGENET.values())[i % len(IMAGENET)]
-        image, _ = backdrop(rng, size, size)
+        image, _ = draw_backdrop(rng, size, size)
         center = size / 2 + rng.uniform(-0.1, 0.1, 2) * size
-        masks.append(paint(rng, image, shape, hue, center, size * rng.uniform(0.26, 0.4)))
+        masks.append(draw_shape(rng, image, shape, hue, center, size * rng.uniform(0.26, 0.4)))
         images.append(to_uint8(image)[..., ::-1])
         labels.append(label)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float(), np.stack(masks), labels
@@ -32,7 +32,7 @@ def pictures(size, number=24):
 
 def held_out(root, number=40):
     """Files of demo images that DUTS-TE has, and their masks (N, 384, 384)."""
-    layout = LAYOUTS["DUTS-TE"]
+    layout = SALIENCY_LAYOUTS["DUTS-TE"]
     images = sorted((root / layout.images).iterdir())[:number]
     masks = [cv2.imread(str(root / layout.masks / f"{file.stem}.png"), cv2.IMREAD_GRAYSCALE) for file in images]
     return images, np.stack([cv2.resize(mask, (384, 384), interpolation=cv2.INTER_NEAREST) for mask in masks]) > 128
@@ -48,7 +48,7 @@ def inside_by_outside(maps, masks):
 
 def train(run_tool, tmp_path, base, changes):
     """Train a config on its demo data; returns the config and the checkpoint."""
-    (tmp_path / "b0.py").write_text(f"_base_ = {str(CONFIGS / base)!r}\n{changes}\n")
+    (tmp_path / "b0.py").write_text(f"_base_ = {str(CONFIG_DIR / base)!r}\n{changes}\n")
     done = run_tool("train", tmp_path / "b0.py", "--demo", "--work-dir", tmp_path / "run", "--no-validate")
     assert done.returncode == 0, done.stdout
     return get_config(str(tmp_path / "b0.py")), (tmp_path / "run/last_checkpoint").read_text()
@@ -60,7 +60,7 @@ def test_cam(run_tool, tmp_path):
     demo = "demo = dict(scale=128 / 224, iters=240)"
     model = build_model(*train(run_tool, tmp_path, "cls/van_b0_in1k.py", demo))
     images, masks, labels = pictures(128)
-    maps, scores = activation_map(Network(model), (images - 127.5) / 127.5, labels)
+    maps, scores = compute_cam(ClassifierLogits(model), (images - 127.5) / 127.5, labels)
     assert (scores.argmax(1) == labels).mean() > 0.7
     assert inside_by_outside(maps, masks) >= 2
 
@@ -73,5 +73,5 @@ def test_attention(run_tool, tmp_path):
     cfg, checkpoint = train(run_tool, tmp_path, "seg/edn_van_b1_duts.py", b0)
     model = build_model(cfg, checkpoint)
     images, masks = held_out(tmp_path / "data/demo/saliency")
-    maps = attention_maps(model.backbone, prepare(cfg, model, images, size=384)[1])
+    maps = compute_attention_maps(model.backbone, preprocess_images(cfg, model, images, size=384)[1])
     assert inside_by_outside(maps[1, 3], masks) >= 2

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Write a trained model as ONNX, and see that onnxruntime computes the same.
+"""Export a trained model to ONNX, and check that onnxruntime computes the same.
 
 python tools/deploy/export_onnx.py configs/cls/van_b2_in1k.py work_dirs/van_b2_in1k/epoch_300.pth
 python tools/deploy/export_onnx.py configs/seg/upernet_van_b2.py upernet.pth --out upernet.onnx --size 512 512
 
-The input is images (N, 3, H, W), float, BGR from 0 to 255 as OpenCV reads them; batch, height and width are free.
-Outputs: class scores; segmentation logits at the image's size; heat maps of keypoints; of detectors the maps behind
-the neck.
+The input is a float tensor of images (N, 3, H, W) in BGR from 0 to 255, as OpenCV reads them. Batch size, height and
+width are dynamic. The outputs are class scores, segmentation logits at the image's size, heatmaps of keypoints, or for
+detectors the feature maps of the neck.
 """
 
 import argparse
@@ -16,31 +16,36 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _arguments import add_config_arguments  # noqa: E402
+from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
 
-SIZES = {"mmpretrain": (224, 224), "mmseg": (512, 512), "mmpose": (256, 192), "mmdet": (800, 1216)}
-TOLERANCE = 1e-4
+SIZES = {"mmpretrain": (224, 224), "mmseg": (512, 512), "mmpose": (256, 192), "mmdet": (800, 1216)}  # height, width
+TOLERANCE = 1e-4  # largest difference to PyTorch, relative to the largest value of the output; our choice
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, or a name below configs/")
     parser.add_argument("checkpoint", help="checkpoint file or URL")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the checkpoint's name with .onnx")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="to trace and compare at")
-    parser.add_argument("--no-fold", action="store_true", help="leave BatchNorm and LayerScale as they are")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write (default: the checkpoint's name with .onnx)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="image size of the trace and the comparison (default: 224 224 for classification, 512 512 for "
+        "segmentation, 256 192 for pose, 800 1216 for detection)",
+    )
+    parser.add_argument("--no-fold", action="store_true", help="do not fold BatchNorm and LayerScale")
     add_config_arguments(parser)
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    import statistics
-
-    import torch
-
-    from van_mm.analysis.speed import alternate, inference
-    from van_mm.deploy import deviations, export_onnx, open_session
-    from van_mm.launch import UserError, build_model, load_config
+    from van_mm.apis.build import build_model
+    from van_mm.apis.export import export_onnx, open_onnx_session
+    from van_mm.utils.errors import UserError
 
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         raise UserError("export needs onnx and onnxruntime: pip install onnx onnxruntime")
@@ -48,34 +53,65 @@ def main(args: argparse.Namespace) -> None:
     model = build_model(cfg, args.checkpoint)
     height, width = args.size or SIZES[cfg.default_scope]
     if min(height, width) < 32:
-        raise UserError(f"--size {height} {width}: VAN halves an image five times; give 32 or more")
+        raise UserError(
+            f"--size {height} {width} is too small, because VAN halves an image five times. Give 32 or more."
+        )
     out = args.out or Path(Path(args.checkpoint).stem + ".onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
+
+    # The model becomes visible under its name after it has been checked.
     draft = out.with_name(f".{out.name}.draft")
     try:
         deployed = export_onnx(model, cfg.default_scope, draft, (height, width), not args.no_fold)
-        session = open_session(draft)
-        for batch, h, w in ((1, height, width), (2, height + 45, max(32, width - 19))):
-            worst = max(deviations(deployed, session, torch.rand(batch, 3, h, w) * 255))
-            print(f"{batch} x 3 x {h} x {w}: onnxruntime differs by {worst:.1e} of the greatest value")
-            if not worst <= TOLERANCE:
-                raise UserError(f"onnxruntime differs by {worst:.1e} at {batch} x 3 x {h} x {w}; nothing was written")
-        images = torch.rand(1, 3, height, width) * 255
-        times = alternate(
-            dict(torch=inference(deployed, images, torch.float32),
-                 onnx=lambda: session.run(None, {"images": images.numpy()})), rounds=5)  # fmt: skip
-        onnx, ours = (statistics.median(times[name]) * 1e3 for name in ("onnx", "torch"))
+        session = open_onnx_session(draft)
+        compare_outputs(deployed, session, height, width)
+        onnx_ms, torch_ms = measure_latency(deployed, session, height, width)
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)
-    print(f"one image of {height} x {width}: onnxruntime {onnx:.0f} ms, PyTorch {ours:.0f} ms")
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, outputs {', '.join(o.name for o in session.get_outputs())}")
+    print(f"one image of {height} x {width}: onnxruntime {onnx_ms:.0f} ms, PyTorch {torch_ms:.0f} ms")
+    outputs = ", ".join(output.name for output in session.get_outputs())
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, outputs {outputs}")
+
+
+def compare_outputs(deployed, session, height: int, width: int) -> None:
+    """Compare onnxruntime with PyTorch on one image, and on two images of another size, and raise if they differ."""
+    import torch
+
+    from van_mm.apis.export import compute_deviations
+    from van_mm.utils.errors import UserError
+
+    for batch, h, w in ((1, height, width), (2, height + 45, max(32, width - 19))):
+        deviation = max(compute_deviations(deployed, session, torch.rand(batch, 3, h, w) * 255))
+        print(f"{batch} x 3 x {h} x {w}: onnxruntime differs by {deviation:.1e} of the largest value")
+        if not deviation <= TOLERANCE:  # also for NaN
+            raise UserError(
+                f"onnxruntime differs by {deviation:.1e} at {batch} x 3 x {h} x {w}, which is more than "
+                f"{TOLERANCE:.0e}. No file was written."
+            )
+
+
+def measure_latency(deployed, session, height: int, width: int) -> tuple[float, float]:
+    """Return the milliseconds that onnxruntime and PyTorch take for one image."""
+    import statistics
+
+    import torch
+
+    from van_mm.analysis.benchmarking import make_inference_call, time_alternately
+
+    images = torch.rand(1, 3, height, width) * 255
+    calls = dict(
+        torch=make_inference_call(deployed, images, torch.float32),
+        onnx=lambda: session.run(None, {"images": images.numpy()}),
+    )
+    times = time_alternately(calls, rounds=5)
+    return statistics.median(times["onnx"]) * 1e3, statistics.median(times["torch"]) * 1e3
 
 
 if __name__ == "__main__":
     args = parse_args()
 
-    from van_mm.launch import user_errors
+    from van_mm.apis.command_line import exit_with_message
 
-    with user_errors():
+    with exit_with_message():
         main(args)

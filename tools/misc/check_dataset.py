@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Look at every sample of a config's data sets before training does, and list what is wrong.
+"""Check every sample of a config's data sets before training, and list the problems.
 
 python tools/misc/check_dataset.py seg/upernet_van_b2
 python tools/misc/check_dataset.py my_config.py --splits train --workers 16 --out problems.json
 
-Each image is decoded to its last byte, which training does not (a cut JPEG is grey at the end, without an error), and
-each annotation loaded: sizes, labels, boxes, maps, key points. Exit code 1 if something is wrong.
+Every image is decoded to its last byte. Training does not do this: it reads a truncated JPEG as an image whose end is
+gray. Every annotation is loaded, and its sizes, labels, boxes, maps and keypoints are checked. The exit code is 1 if a
+problem is found.
 """
 
 import argparse
@@ -13,17 +14,17 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments  # noqa: E402  a neighbour of this folder
+from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
     splits = ("train", "val", "test")
-    parser.add_argument("--splits", nargs="+", choices=splits, default=splits, help="default: all")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: as many as there are cores)")
+    parser.add_argument("--splits", nargs="+", choices=splits, default=splits, help="splits to check (default: all)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the number of cores)")
     parser.add_argument("--show", type=int, default=20, metavar="N", help="problems to print (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="all of them")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write all problems as JSON")
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -31,62 +32,84 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     import json
     import os
+
+    from mmengine.registry import init_default_scope
+
+    from van_mm.apis.run_config import prepare_data
+    from van_mm.datasets.bad_samples import iter_datasets
+    from van_mm.datasets.validation import check_dataset_classes
+
+    cfg = load_config(args)
+    init_default_scope(cfg.default_scope)
+    prepare_data(cfg, args.splits, args.demo)
+    workers = os.cpu_count() if args.workers is None else args.workers
+
+    problems, checked = [], []
+    for split in args.splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if not loader or loader.dataset in checked:  # many configs use the same data set for validation and test
+            continue
+        checked.append(loader.dataset.copy())
+        dataset = build_loading_dataset(loader.dataset, split)
+        check_dataset_classes(cfg, dataset, split)
+        for part in iter_datasets(dataset):
+            if hasattr(part, "pipeline"):  # wrappers such as ConcatDataset have none
+                problems += find_problems(part, split, workers)
+
+    for problem in problems[: args.show]:
+        print(f"{problem['split']}: {problem['file']}: {problem['problem']}")
+    hidden = f", {len(problems) - args.show} more not shown" if len(problems) > args.show else ""
+    print(f"{len(problems)} problems{hidden}")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(problems, indent=1))
+    return int(bool(problems))
+
+
+def build_loading_dataset(dataset_cfg, split: str):
+    """Build a data set whose pipeline only loads, and that keeps the samples which training filters out."""
+    from mmengine.registry import DATASETS
+
+    from van_mm.datasets.validation import wrap_dataset_errors
+    from van_mm.utils.config_walk import iter_dicts
+
+    for node in iter_dicts(dataset_cfg):
+        if "pipeline" in node:
+            node.pipeline = [step for step in node.pipeline if "Load" in step.type]
+            node.filter_cfg = None  # a filter could hide samples with broken annotations
+    with wrap_dataset_errors(split, dataset_cfg):
+        return DATASETS.build(dataset_cfg)
+
+
+def find_problems(dataset, split: str, workers: int) -> list[dict]:
+    """Check all samples of a data set in several processes, and return their problems."""
     from functools import partial
 
-    from mmengine.registry import DATASETS, init_default_scope
     from rich.console import Console
     from rich.progress import track
     from torch.utils.data import DataLoader
 
-    from van_mm.datasets.faults import parts, problems
-    from van_mm.demo import dicts
-    from van_mm.launch import building_dataset, check_dataset, load_config, prepare_data
+    from van_mm.datasets.validation import find_sample_problems
 
-    cfg = load_config(args)
-    init_default_scope(cfg.default_scope)
-    prepare_data(cfg, args, args.splits)
-    found, seen = [], []
-    for split in args.splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if not loader or loader.dataset in seen:  # many configs test on what they validate on
-            continue
-        seen.append(loader.dataset.copy())
-        for node in dicts(loader.dataset):
-            if "pipeline" in node:
-                node.pipeline = [step for step in node.pipeline if "Load" in step.type]
-                node.filter_cfg = None  # what training leaves out anyway may be left out by mistake
-        with building_dataset(split, loader.dataset):
-            dataset = DATASETS.build(loader.dataset)
-        check_dataset(cfg, dataset, split)
-        for part in parts(dataset):
-            if not hasattr(part, "pipeline"):  # one that is made of others
-                continue
-            workers = os.cpu_count() if args.workers is None else args.workers
-            options = dict(batch_size=32, num_workers=workers, collate_fn=partial(look, problems, part))
-            samples = DataLoader(range(len(part)), **options)
-            title = f"{split}: {len(part)} samples"
-            for batch in track(samples, title, console=Console(stderr=True)):
-                found += [dict(split=split, file=file, problem=line) for file, lines in batch for line in lines]
-            print(f"{title} of {type(part).__name__} looked at", flush=True)
-    for line in found[: args.show]:
-        print(f"{line['split']}: {line['file']}: {line['problem']}")
-    more = f", {len(found) - args.show} more not shown" if len(found) > args.show else ""
-    print(f"{len(found)} problems{more}")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1))
-    return int(bool(found))
+    collate = partial(find_batch_problems, find_sample_problems, dataset)
+    batches = DataLoader(range(len(dataset)), batch_size=32, num_workers=workers, collate_fn=collate)
+    title = f"{split}: {len(dataset)} samples"
+    problems = []
+    for batch in track(batches, title, console=Console(stderr=True)):
+        problems += [dict(split=split, file=file, problem=line) for file, lines in batch for line in lines]
+    print(f"{title} of {type(dataset).__name__} checked", flush=True)
+    return problems
 
 
-def look(problems, dataset, indices: list[int]) -> list[tuple[str, list[str]]]:
-    """The problems of a batch of samples, in a worker."""
-    return [problems(dataset, index) for index in indices]
+def find_batch_problems(find_sample_problems, dataset, indices: list[int]) -> list[tuple[str, list[str]]]:
+    """Return the file and the problems of each sample of a batch. The data loader's workers call it."""
+    return [find_sample_problems(dataset, index) for index in indices]
 
 
 if __name__ == "__main__":
     args = parse_args()
 
-    from van_mm.launch import user_errors
+    from van_mm.apis.command_line import exit_with_message
 
-    with user_errors():
+    with exit_with_message():
         sys.exit(main(args))

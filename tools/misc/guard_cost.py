@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""What the guards of tools/train.py cost: the same training with and without them, step by step in turn.
+"""Measure what the guards of tools/train.py cost: every other step of the same training runs without them.
 
 python tools/misc/guard_cost.py cls/van_b0_in1k --demo --demo-iters 80
 
-The guards are DivergenceHook, ExactResumeHook, StopHook and SkipBadData. Printed are the medians of the steps' times
-and their ratio.
+The guards are DivergenceHook, ExactResumeHook, StopHook and SkipBadSamples. The tool prints the median time of a step
+with and without them, and the ratio.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_common_arguments  # noqa: E402  a neighbour of this folder
+from _arguments import add_common_arguments, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
-    parser.add_argument("--work-dir", help="where the log goes (default: work_dirs/<config>)")
+    parser.add_argument("--work-dir", help="folder of the log (default: work_dirs/<config>)")
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -27,62 +27,73 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     import statistics
 
+    from van_mm.apis.assembly import build_datasets, build_runner, wrap_first_step_errors
+    from van_mm.apis.run_config import prepare_data
+
+    cfg = load_config(args)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    prepare_data(cfg, ("train",), args.demo)
+    runner = build_runner(cfg)
+    build_datasets(runner, ("train",))
+    alternation = build_alternation_hook()
+    runner.register_hook(alternation, priority="LOWEST")
+    with wrap_first_step_errors(runner):
+        runner.train()
+
+    if runner.rank == 0:
+        guarded, unguarded = (statistics.median(alternation.times[kind]) for kind in (True, False))
+        print(
+            f"{len(alternation.times[True])} steps with guards: {1000 * guarded:.1f} ms; "
+            f"{len(alternation.times[False])} without: {1000 * unguarded:.1f} ms; ratio {guarded / unguarded:.3f}"
+        )
+
+
+def build_alternation_hook():
+    """Build a hook that turns the guards off for every other step and times the steps.
+
+    Its attribute ``times`` maps True to the seconds of the steps with guards, and False to those of the steps without.
+    """
     from mmengine.dataset import Compose
     from mmengine.hooks import Hook
 
-    from van_mm.datasets.faults import SkipBadData, parts
-    from van_mm.launch import build_data, build_runner, first_step, load_config, prepare_data
-    from van_mm.safety import DivergenceHook, ExactResumeHook, StopHook
+    from van_mm.datasets.bad_samples import SkipBadSamples, iter_datasets
+    from van_mm.engine.hooks.divergence_hook import DivergenceHook
+    from van_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+    from van_mm.engine.hooks.preemption_hook import StopHook
 
-    class InTurn(Hook):
-        """Takes the guards off for every other step, and times the steps."""
-
+    class AlternationHook(Hook):
         def __init__(self) -> None:
             self.times = {True: [], False: []}
 
         def before_train(self, runner) -> None:
-            self.all = list(runner.hooks)
-            self.guards = [h for h in self.all if isinstance(h, (DivergenceHook, ExactResumeHook, StopHook))]
+            self.hooks = list(runner.hooks)
+            self.guards = [h for h in self.hooks if isinstance(h, (DivergenceHook, ExactResumeHook, StopHook))]
             self.pipelines = [
-                (part, {True: part.pipeline, False: Compose(part.pipeline.transforms)})
-                for part in parts(runner.train_dataloader.dataset)
-                if isinstance(getattr(part, "pipeline", None), SkipBadData)
+                (dataset, {True: dataset.pipeline, False: Compose(dataset.pipeline.transforms)})
+                for dataset in iter_datasets(runner.train_dataloader.dataset)
+                if isinstance(getattr(dataset, "pipeline", None), SkipBadSamples)
             ]
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
             now = time.perf_counter()
-            if runner.iter > 3:
-                self.times[runner.iter % 2 == 0].append(now - self.began)
-            guarded = runner.iter % 2 == 1  # the next step
-            runner._hooks = [hook for hook in self.all if guarded or hook not in self.guards]
+            if runner.iter > 3:  # the first steps are slower
+                self.times[runner.iter % 2 == 0].append(now - self.step_start)
+            next_is_guarded = runner.iter % 2 == 1
+            runner._hooks = [hook for hook in self.hooks if next_is_guarded or hook not in self.guards]
             for hook in self.guards:
                 if not isinstance(hook, ExactResumeHook):
-                    (hook.before_train if guarded else hook.after_train)(runner)
-            for part, pipelines in self.pipelines:
-                part.pipeline = pipelines[guarded]
-            self.began = time.perf_counter()
+                    (hook.before_train if next_is_guarded else hook.after_train)(runner)
+            for dataset, pipelines in self.pipelines:
+                dataset.pipeline = pipelines[next_is_guarded]
+            self.step_start = time.perf_counter()
 
-    cfg = load_config(args)
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    prepare_data(cfg, args, ("train",))
-    runner = build_runner(cfg)
-    build_data(runner, ("train",))
-    in_turn = InTurn()
-    runner.register_hook(in_turn, priority="LOWEST")
-    with first_step(runner):
-        runner.train()
-    with_guards, without = (statistics.median(in_turn.times[kind]) for kind in (True, False))
-    if runner.rank == 0:
-        print(
-            f"{len(in_turn.times[True])} steps with guards: {1000 * with_guards:.1f} ms; {len(in_turn.times[False])} "
-            f"without: {1000 * without:.1f} ms; ratio {with_guards / without:.3f}"
-        )
+    return AlternationHook()
 
 
 if __name__ == "__main__":
     args = parse_args()
 
-    from van_mm.launch import user_errors
+    from van_mm.apis.command_line import exit_with_message
 
-    with user_errors():
+    with exit_with_message():
         main(args)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Kill a demo training again and again, resume it each time, and see that nothing was lost.
+"""Kill a demo training repeatedly, resume it each time, and check that the final weights do not change.
 
 python tools/misc/kill_and_resume.py cls/van_b0_in1k seg/semantic_fpn_van_b0 --kills 20 --while-writing 5
 
-Each config is trained without a break, and then with SIGKILL at random moments, --while-writing of them while a
-checkpoint is being written. Exit code 1 unless the final weights of the two are the same to the bit.
+Each config is trained twice: without interruption, and with SIGKILL at random moments. --while-writing of the kills
+happen while a checkpoint is being written. The exit code is 1 unless the final weights of both runs are bit-identical.
 """
 
 import argparse
@@ -21,92 +21,124 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="experiments that --demo knows")
-    parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--while-writing", type=int, default=5, help="of them (default: %(default)s)")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="experiments that --demo supports")
+    parser.add_argument("--kills", type=int, default=20, help="kills of each training (default: %(default)s)")
+    parser.add_argument(
+        "--while-writing", type=int, default=5, help="kills that hit a checkpoint being written (default: %(default)s)"
+    )
     parser.add_argument("--iters", type=int, default=400, help="steps of the training (default: %(default)s)")
     parser.add_argument("--interval", type=int, default=2, help="steps between checkpoints (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/kill_and_resume"), help="%(default)s")
-    parser.add_argument("--demo-root", default="data/demo", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: %(default)s)")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("work_dirs/kill_and_resume"),
+        help="folder of the runs (default: %(default)s)",
+    )
+    parser.add_argument("--demo-root", default="data/demo", help="folder of the demo data (default: %(default)s)")
     return parser.parse_args()
 
 
-def command(args: argparse.Namespace, config: str, work_dir: Path) -> list[str]:
-    """A short demo training that validates in between, and keeps the last three checkpoints."""
+def main(args: argparse.Namespace) -> int:
+    options = dict(
+        work_dir=args.work_dir,
+        demo_root=args.demo_root,
+        iters=args.iters,
+        interval=args.interval,
+        kills=args.kills,
+        kills_while_writing=args.while_writing,
+        seed=args.seed,
+    )
+    return int(not all([compare_runs(config, **options) for config in args.configs]))
+
+
+def compare_runs(
+    config: str,
+    work_dir: Path,
+    demo_root: str,
+    iters: int,
+    interval: int,
+    kills: int,
+    kills_while_writing: int,
+    seed: int,
+) -> bool:
+    """Train a config with and without kills. Return True if all kills hit and the final weights are the same."""
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    folder = work_dir / Path(config).name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    reference_dir, killed_dir = folder / "whole", folder / "killed"
+
+    print(f"{config}: {iters} steps without interruption", flush=True)
+    with (folder / "whole.log").open("w") as file:
+        command = build_command(config, reference_dir, demo_root, iters, interval)
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
+
+    rng = random.Random(seed)
+    while_writing = [i < kills_while_writing for i in range(kills)]
+    rng.shuffle(while_writing)
+    command, counts = build_command(config, killed_dir, demo_root, iters, interval), {True: 0, False: 0}
+    log = folder / "killed.log"
+    log.touch()
+    for writing in track(while_writing, f"{config}: killing", console=Console(stderr=True)):
+        resume = ["--resume"] if killed_dir.exists() else []
+        if start_and_kill([*command, *resume], log, killed_dir, writing, rng.uniform(0, 2)):
+            counts[writing] += 1
+    with log.open("a") as file:
+        subprocess.run([*command, "--resume"], stdout=file, stderr=subprocess.STDOUT, check=True)
+
+    expected, resumed = (
+        torch.load(path / f"iter_{iters}.pth", weights_only=False)["state_dict"] for path in (reference_dir, killed_dir)
+    )
+    different = [key for key in expected if not torch.equal(expected[key], resumed[key])]
+    print(
+        f"{config}: killed {counts[False]} times between and {counts[True]} times while a checkpoint was written; "
+        + (f"{len(different)} of {len(expected)} tensors differ" if different else "the final weights are the same")
+    )
+    return not different and sum(counts.values()) == kills
+
+
+def build_command(config: str, work_dir: Path, demo_root: str, iters: int, interval: int) -> list[str]:
+    """Return the command of a demo training that validates halfway and keeps the last three checkpoints."""
     return [
-        sys.executable, str(TRAIN), config, "--demo", "--demo-root", args.demo_root, "--demo-iters", str(args.iters),
+        sys.executable, str(TRAIN), config, "--demo", "--demo-root", demo_root, "--demo-iters", str(iters),
         "--work-dir", str(work_dir), "--cfg-options", "train_dataloader.batch_size=2",
-        f"default_hooks.checkpoint.interval={args.interval}", "default_hooks.checkpoint.max_keep_ckpts=3",
-        f"train_cfg.val_interval={args.iters // 2}",
+        f"default_hooks.checkpoint.interval={interval}", "default_hooks.checkpoint.max_keep_ckpts=3",
+        f"train_cfg.val_interval={iters // 2}",
     ]  # fmt: skip
 
 
-def kill_one(call: list[str], log: Path, work_dir: Path, writing: bool, delay: float) -> bool:
-    """Start a training and kill it; whether it was still running then.
+def start_and_kill(command: list[str], log: Path, work_dir: Path, writing: bool, delay: float) -> bool:
+    """Start a training and kill it.
 
     Args:
-        call (list[str]): The training.
-        log (Path): Gets what it prints.
-        work_dir (Path): Of the training.
-        writing (bool): Kill while a checkpoint's draft is on the disk, once ``delay`` is over.
-        delay (float): Seconds from the moment that training starts.
+        command (list[str]): Command of the training.
+        log (Path): File that its output is appended to.
+        work_dir (Path): Work dir of the training.
+        writing (bool): Wait until a checkpoint is being written.
+        delay (float): Seconds to wait from the moment that training starts.
+
+    Returns:
+        bool: Whether the training was still running when it was killed.
     """
-    drafts = {file.name for file in work_dir.glob(".iter_*")}  # of earlier kills
+    old_drafts = {file.name for file in work_dir.glob(".iter_*")}  # of earlier kills
     with log.open("a") as file:
-        start = log.stat().st_size
-        process = subprocess.Popen(call, stdout=file, stderr=subprocess.STDOUT)
-        stepping = None
+        log_start = log.stat().st_size
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        training_start = None
         while process.poll() is None:
-            if stepping is None and b"Checkpoints will be saved" in log.read_bytes()[start:]:
-                stepping = time.monotonic()
-            due = stepping is not None and time.monotonic() - stepping > delay
-            if due and (not writing or {f.name for f in work_dir.glob(".iter_*")} - drafts):
+            if training_start is None and b"Checkpoints will be saved" in log.read_bytes()[log_start:]:
+                training_start = time.monotonic()
+            due = training_start is not None and time.monotonic() - training_start > delay
+            if due and (not writing or {file.name for file in work_dir.glob(".iter_*")} - old_drafts):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 return True
             time.sleep(0.0005 if writing else 0.01)
     return False
-
-
-def run(args: argparse.Namespace, config: str) -> bool:
-    """Train a config both ways; whether the weights are the same."""
-    import torch
-    from rich.console import Console
-    from rich.progress import track
-
-    folder = args.work_dir / Path(config).name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    whole, broken = folder / "whole", folder / "killed"
-    print(f"{config}: {args.iters} steps without a break", flush=True)
-    with (folder / "whole.log").open("w") as file:
-        subprocess.run(command(args, config, whole), stdout=file, stderr=subprocess.STDOUT, check=True)
-
-    chance = random.Random(args.seed)
-    kinds = [i < args.while_writing for i in range(args.kills)]
-    chance.shuffle(kinds)
-    call, done = command(args, config, broken), {True: 0, False: 0}
-    log = folder / "killed.log"
-    log.touch()
-    for writing in track(kinds, f"{config}: killing", console=Console(stderr=True)):
-        resume = ["--resume"] if broken.exists() else []
-        if kill_one([*call[:3], *resume, *call[3:]], log, broken, writing, chance.uniform(0, 2)):
-            done[writing] += 1
-    with log.open("a") as file:
-        subprocess.run([*call[:3], "--resume", *call[3:]], stdout=file, stderr=subprocess.STDOUT, check=True)
-    name = f"iter_{args.iters}.pth"
-    weights = [torch.load(path / name, weights_only=False)["state_dict"] for path in (whole, broken)]
-    differ = [key for key in weights[0] if not torch.equal(weights[0][key], weights[1][key])]
-    print(
-        f"{config}: killed {done[False]} times between and {done[True]} times while a checkpoint was written; "
-        + (f"{len(differ)} of {len(weights[0])} tensors differ" if differ else "the final weights are the same")
-    )
-    return not differ and sum(done.values()) == args.kills
-
-
-def main(args: argparse.Namespace) -> int:
-    return int(not all([run(args, config) for config in args.configs]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Make a checkpoint ready to publish: only the weights, and the start of their hash at the end of the name.
+"""Prepare a checkpoint for publication: keep the weights and the meta data, and append the file's hash to its name.
 
 python tools/model_converters/publish_model.py work_dirs/upernet_van_b2/iter_160000.pth upernet_van_b2.pth
+
+A .pth file keeps the checkpoint's meta data; a .safetensors file holds the weights alone.
 """
 
 import argparse
@@ -11,8 +13,12 @@ from pathlib import Path
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("in_file", help="checkpoint of a run")
-    parser.add_argument("out_file", type=Path, help="NAME.pth or NAME.safetensors; becomes NAME-<8 of sha256>.<ending>")
+    parser.add_argument("in_file", help="checkpoint of a training run")
+    parser.add_argument(
+        "out_file",
+        type=Path,
+        help="file to write, NAME.pth or NAME.safetensors; the first 8 digits of its SHA-256 are appended to NAME",
+    )
     return parser.parse_args()
 
 
@@ -20,10 +26,11 @@ def main(args: argparse.Namespace) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from van_mm.weights import read_checkpoint, unwrap
+    from van_mm.checkpoints.io import read_checkpoint
+    from van_mm.checkpoints.key_maps import get_state_dict
 
     checkpoint = read_checkpoint(args.in_file)
-    weights = {key: value.cpu().contiguous() for key, value in unwrap(checkpoint).items()}
+    weights = {key: value.cpu().contiguous() for key, value in get_state_dict(checkpoint).items()}
     args.out_file.parent.mkdir(parents=True, exist_ok=True)
     draft = args.out_file.with_name(f".{args.out_file.name}.draft")
     if args.out_file.suffix == ".safetensors":
@@ -39,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     args = parse_args()
 
-    from van_mm.launch import user_errors
+    from van_mm.apis.command_line import exit_with_message
 
-    with user_errors():
+    with exit_with_message():
         main(args)

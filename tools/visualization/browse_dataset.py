@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""See what a model is really fed: pictures after the config's pipeline and the model's own preprocessing (mixup and
-cutmix too), un-normalised, with the boxes, masks, keypoints or labels that go with them.
+"""Show the samples of a data set as the model receives them.
 
 python tools/visualization/browse_dataset.py det/mask_rcnn_van_b2_ms_3x_coco --num 12
 python tools/visualization/browse_dataset.py seg/upernet_van_b2 --split val --out val.png
 
-The first --num samples of the data set, or with --shuffle any, as a grid in one PNG.
+The images have passed the config's pipeline and the model's own preprocessing, including mixup and cutmix. They are
+denormalized and drawn with their boxes, masks, keypoints or labels, as a grid in one PNG. The grid shows the first
+samples of the data set, or random ones with --shuffle.
 """
 
 import argparse
@@ -13,19 +14,23 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments  # noqa: E402  a neighbour of this folder
+from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: %(default)s")
-    parser.add_argument("--num", type=int, default=8, metavar="N", help="samples (default: %(default)s)")
-    parser.add_argument("--columns", type=int, default=4, metavar="N", help="of the grid (default: %(default)s)")
-    parser.add_argument("--shuffle", action="store_true", help="any samples instead of the first")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and the augmentation (default: 0)")
     parser.add_argument(
-        "--out", type=Path, default=Path("dataset.png"), metavar="FILE.png", help="default: %(default)s"
+        "--split", choices=["train", "val", "test"], default="train", help="split to show (default: %(default)s)"
+    )
+    parser.add_argument("--num", type=int, default=8, metavar="N", help="number of samples (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=4, metavar="N", help="grid columns (default: %(default)s)")
+    parser.add_argument("--shuffle", action="store_true", help="show random samples instead of the first ones")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of --shuffle and of the augmentation (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("dataset.png"), metavar="FILE.png", help="file to write (default: %(default)s)"
     )
     add_config_arguments(parser)
     return parser.parse_args()
@@ -39,11 +44,11 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from van_mm.demo import dicts
-    from van_mm.errors import UserError
-    from van_mm.launch import build_random, building, load_config, prepare_data
-    from van_mm.visualization.fed import caption, fed
-    from van_mm.visualization.figures import grid
+    from van_mm.apis.build import build_random_model
+    from van_mm.apis.run_config import prepare_data
+    from van_mm.utils.errors import UserError, wrap_build_errors
+    from van_mm.visualization.figures import save_image_grid
+    from van_mm.visualization.model_inputs import draw_batch, format_caption
 
     if args.num < 1 or args.columns < 1:
         raise UserError("--num and --columns must be at least 1")
@@ -51,36 +56,47 @@ def main(args: argparse.Namespace) -> None:
     loader = cfg.get(f"{args.split}_dataloader")
     if not loader:
         raise UserError(f"{args.config} has no {args.split}_dataloader")
-    prepare_data(cfg, args, (args.split,))
+    prepare_data(cfg, (args.split,), args.demo)
+
+    # The samples, and the batch that the model makes of them.
     set_random_seed(args.seed)
-    for node in dicts(loader.dataset):
-        if "pipeline" in node:  # tests load annotations last, as they are in the file: here they are to be resized too
-            node.pipeline.sort(key=lambda transform: "Load" not in transform.type)
-        if node.get("type") == "PackPoseInputs":
-            node.pack_transformed = True  # keypoints of the picture that is fed, beside those of the file
-    preprocessor = build_random(cfg).data_preprocessor  # a model may add to it: mixup, cutmix
-    with building():
+    transform_annotations(loader.dataset)
+    preprocessor = build_random_model(cfg).data_preprocessor  # from the model, which may add mixup and cutmix
+    with wrap_build_errors():
         dataset = DATASETS.build(loader.dataset)
     order = np.random.permutation(len(dataset)) if args.shuffle else np.arange(len(dataset))
     order = order[: args.num].tolist()
     samples = [dataset[i] for i in track(order, "loading", console=Console(stderr=True))]
     batch = preprocessor(pseudo_collate(samples), args.split == "train")
-    pictures = fed(batch, preprocessor, dataset.metainfo, cfg)
-    titles = [caption(sample, dataset.metainfo) for sample in batch["data_samples"]]
-    starts = range(0, len(pictures), args.columns)
-    grid(
-        [pictures[i : i + args.columns] for i in starts],
+
+    # The grid.
+    images = draw_batch(batch, preprocessor, dataset.metainfo, cfg)
+    titles = [format_caption(sample, dataset.metainfo) for sample in batch["data_samples"]]
+    starts = range(0, len(images), args.columns)
+    save_image_grid(
+        [images[i : i + args.columns] for i in starts],
         args.out,
         titles=[titles[i : i + args.columns] for i in starts],
         side=2.8,
     )
-    print(f"wrote {args.out}: {len(pictures)} of {len(dataset)} samples")
+    print(f"wrote {args.out}: {len(images)} of {len(dataset)} samples")
+
+
+def transform_annotations(dataset_cfg) -> None:
+    """Change the pipelines so that they transform the annotations together with the images."""
+    from van_mm.utils.config_walk import iter_dicts
+
+    for node in iter_dicts(dataset_cfg):
+        if "pipeline" in node:  # test pipelines load annotations last, so that they keep the file's size
+            node.pipeline.sort(key=lambda transform: "Load" not in transform.type)
+        if node.get("type") == "PackPoseInputs":
+            node.pack_transformed = True  # adds the keypoints in coordinates of the transformed image
 
 
 if __name__ == "__main__":
     args = parse_args()
 
-    from van_mm.launch import user_errors
+    from van_mm.apis.command_line import exit_with_message
 
-    with user_errors():
+    with exit_with_message():
         main(args)

@@ -1,5 +1,1 @@
-"""What the scripts of ``tools/analysis`` compute."""
-
-from .complexity import complexity
-
-__all__ = ["complexity"]
+"""Complexity, speed, learning rate schedules and training logs: the computations behind ``tools/analysis``."""

@@ -1,10 +1,10 @@
-"""Backbones by name: VAN's sizes, and the networks that the paper sets beside them."""
+"""Build backbones by name: the sizes of VAN, and the networks that the paper compares them with."""
 
 import torch
 from torch import nn
 
-SIZES = tuple(f"b{i}" for i in range(7))
-OTHERS = {
+VAN_ARCHS = tuple(f"b{i}" for i in range(7))
+COMPARED_BACKBONES = {
     "swin-t": dict(type="mmpretrain.SwinTransformer", arch="tiny"),
     "swin-s": dict(type="mmpretrain.SwinTransformer", arch="small"),
     "swin-b": dict(type="mmpretrain.SwinTransformer", arch="base"),
@@ -14,22 +14,32 @@ OTHERS = {
     "resnet-50": dict(type="mmpretrain.ResNet", depth=50),
     "resnet-101": dict(type="mmpretrain.ResNet", depth=101),
 }
-NAMES = (*SIZES, *OTHERS)
+BACKBONE_NAMES = (*VAN_ARCHS, *COMPARED_BACKBONES)
 
 
 def build_backbone(name: str) -> nn.Module:
-    """One of ``NAMES`` with random weights (seed 0), that returns the maps of its four stages.
+    """Build a backbone with random weights (seed 0) that returns the feature maps of its four stages.
 
-    ResNet is left as PyTorch initialises it: mmpretrain's own starts each block as the identity, which is no network
-    of that depth until it is trained.
+    ``init_weights`` is called for VAN only. mmpretrain's would initialize every residual block of ResNet to the
+    identity, so that an untrained ResNet would behave like a much shallower network.
+
+    Args:
+        name (str): A name in ``BACKBONE_NAMES``.
+
+    Returns:
+        nn.Module: In training mode. It maps images (N, 3, H, W) to four feature maps of strides 4, 8, 16 and 32.
+
+    Example:
+        >>> [tuple(out.shape) for out in build_backbone("resnet-50")(torch.rand(1, 3, 224, 224))]
+        [(1, 256, 56, 56), (1, 512, 28, 28), (1, 1024, 14, 14), (1, 2048, 7, 7)]
     """
     from mmengine.registry import MODELS
 
     from van_mm.models import VAN
 
     torch.manual_seed(0)
-    if name in SIZES:
+    if name in VAN_ARCHS:
         backbone = VAN(name)
         backbone.init_weights()
         return backbone
-    return MODELS.build(OTHERS[name] | dict(out_indices=(0, 1, 2, 3)))
+    return MODELS.build(COMPARED_BACKBONES[name] | dict(out_indices=(0, 1, 2, 3)))

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a config's model, counted without computing anything where its parts let that be."""
+"""Count the parameters and multiply-adds of a config's model, on the meta device if the model supports it."""
 
 import copy
 import math
@@ -9,69 +9,78 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from van_mm import ops
-from van_mm.trial import det_samples, trial, trial_model
+from van_mm.apis.build import build_trial_model, make_det_samples, run_dummy_forward
+from van_mm.ops.library import disable_kernels
 
 aten = torch.ops.aten
-# Regions of a two-stage detector, as MMDetection 2's and Swin's counts have them.
+# Number of regions that the second stage of a detector processes, as in the counts of MMDetection 2 and Swin.
 BOX_REGIONS, MASK_REGIONS = 1000, 100
 
 
-def conv_flops(x, weight, bias, stride, padding, dilation, transposed, *_, out_shape, **__) -> int:
-    """Two for each multiply-add of a convolution, its bias counted as one."""
+def count_conv_flops(x, weight, bias, stride, padding, dilation, transposed, *_, out_shape, **__) -> int:
+    """Return the FLOPs of a convolution, 2 per multiply-add. Adding the bias counts as one multiply-add per output."""
     return conv_flop_count(x, weight, out_shape, transposed) + (0 if bias is None else 2 * math.prod(out_shape))
 
 
-def norm_flops(x, *_, **__) -> int:
-    """Two multiply-adds for each element: BatchNorm as MMLab's counters have it."""
+def count_norm_flops(x, *_, **__) -> int:
+    """Return the FLOPs of BatchNorm, 2 multiply-adds per element as in OpenMMLab's counters."""
     return 4 * math.prod(x)
 
 
-COUNTERS = {aten.convolution: conv_flops, aten.native_batch_norm: norm_flops}
+FLOP_COUNTERS = {aten.convolution: count_conv_flops, aten.native_batch_norm: count_norm_flops}
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
-    """The config's model, in eval mode, on torch's meta device: shapes, but no memory and no arithmetic."""
+    """Build a config's model in eval mode on the meta device, where tensors have shapes but no data."""
     init_default_scope(cfg.default_scope)
     with torch.device("meta"):
         return MODELS.build(copy.deepcopy(cfg.model)).eval()  # some constructors write into their config
 
 
-def complexity(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int | None]:
-    """Count what a config's model has and what one image costs it.
+def count_complexity(cfg: Config, size: tuple[int, int] | None = None) -> tuple[int, int | None]:
+    """Count the parameters of a config's model, and the multiply-adds of its inference for one image.
 
-    Counted, as by MMLab's own counters, which the paper's figures come from, are the multiply-adds of convolutions
-    and matrix products, one for a convolution's bias and two for an element that BatchNorm passes. Activations,
-    pooling, interpolation and element-wise products are not, nor are auxiliary heads, which only training runs.
-    Two-stage detectors are counted at 1000 boxes and 100 masks, in each of their stages.
+    The rules are those of OpenMMLab's counters, with which the paper's numbers were produced. Convolutions and matrix
+    products count, with one multiply-add per output for a convolution's bias, and BatchNorm counts two multiply-adds
+    per element. Activations, pooling, interpolation and element-wise products do not count, and neither do auxiliary
+    heads, because only training runs them. Every stage of a two-stage detector counts 1000 boxes and 100 masks.
 
     Args:
-        cfg (Config): Of any of the four codebases.
-        size (tuple[int, int], optional): Height and width of the image. Without it only parameters are counted.
+        cfg (Config): A config of one of the four codebases.
+        size (tuple[int, int], optional): Height and width of the image. Without it, only parameters are counted.
 
     Returns:
-        tuple[int, int | None]: Parameters (heads and auxiliary heads included), multiply-adds.
+        tuple[int, int | None]: Parameters (auxiliary heads included), and multiply-adds or None.
+
+    Example:
+        >>> count_complexity(van_mm.get_config("cls/van_b0_in1k"), (224, 224))
+        (4105800, 876899712)
     """
-    counter = FlopCounterMode(display=False, custom_mapping=COUNTERS)
+    counter = FlopCounterMode(display=False, custom_mapping=FLOP_COUNTERS)
     try:
         model = build_on_meta(cfg)
         if size is not None:
             with counter, torch.no_grad():
-                forward(model, torch.empty(1, 3, *size, device="meta"))
-    except Exception:  # of transformers that look at values, and heads that want more than maps
-        counter = FlopCounterMode(display=False, custom_mapping=COUNTERS)
-        model = trial_model(cfg).requires_grad_(False)
+                forward_all_parts(model, torch.empty(1, 3, *size, device="meta"))
+    except Exception:  # some transformers read values of tensors, and some heads need more than feature maps
+        counter = FlopCounterMode(display=False, custom_mapping=FLOP_COUNTERS)
+        model = build_trial_model(cfg).requires_grad_(False)
         if size is not None:
-            with ops.off(), counter:  # nothing would be seen of what the kernels compute
-                trial(model, cfg, size)
+            with disable_kernels(), counter:  # the counter does not see inside the suite's own kernels
+                run_dummy_forward(model, cfg, size)
     params = sum(p.numel() for p in model.parameters())
     return params, counter.get_total_flops() // 2 if size else None
 
 
-def forward(model: nn.Module, images: Tensor) -> None:
-    """One pass through all that inference runs, without the box arithmetic between the parts of a detector."""
+def forward_all_parts(model: nn.Module, images: Tensor) -> None:
+    """Run every part of a model that inference uses, without the operations on boxes between the stages of a detector.
+
+    Args:
+        model (nn.Module): A model of one of the four codebases.
+        images (Tensor): Images (N, 3, H, W), normalized.
+    """
     if not hasattr(model, "roi_head"):
-        model(images, det_samples(images) if type(model).__module__.startswith("mmdet.") else None, mode="tensor")
+        model(images, make_det_samples(images) if type(model).__module__.startswith("mmdet.") else None, mode="tensor")
         return
     feats = model.extract_feat(images)
     model.rpn_head(feats)

@@ -1,40 +1,44 @@
-"""The scalars that mmengine's runs write, as curves."""
+"""Read the scalars that runs of mmengine log, as curves and summaries."""
 
 import json
 from pathlib import Path
 from statistics import median
 
-from van_mm.errors import UserError
+from van_mm.utils.errors import UserError
 
-LOG = "vis_data/scalars.json"
-OF_TRAINING = {"lr", "base_lr", "data_time", "time", "memory", "epoch", "iter", "step", "grad_norm", "momentum"}
+SCALARS_FILE = "vis_data/scalars.json"
+# Scalars of the training loop, which are no metrics.
+TRAINING_KEYS = {"lr", "base_lr", "data_time", "time", "memory", "epoch", "iter", "step", "grad_norm", "momentum"}
 
 
 def find_logs(run: str, all_logs: bool = False) -> list[Path]:
-    """The ``scalars.json`` files of a run, oldest first: the newest alone, or all.
+    """Find the ``scalars.json`` files of a run.
 
     Args:
-        run (str): A work dir, the folder of one log, or the file itself.
-        all_logs (bool): Also those before the newest. Defaults to False.
+        run (str): A work dir, the folder of a log, or a file.
+        all_logs (bool): Return all logs of the work dir instead of the newest. Defaults to False.
+
+    Returns:
+        list[Path]: The files, oldest first.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is no such file.
     """
     path = Path(run)
     if path.is_file():
         return [path]
-    logs = sorted(path.glob(f"*/{LOG}")) or sorted(path.glob(LOG))
-    logs = [log for log in logs if '"loss"' in log.read_text()] or logs  # tests write logs of their own
+    logs = sorted(path.glob(f"*/{SCALARS_FILE}")) or sorted(path.glob(SCALARS_FILE))
+    logs = [log for log in logs if '"loss"' in log.read_text()] or logs  # ignore the logs of tests
     if not logs:
-        raise UserError(f"{run}: no {LOG} in it; training writes one into its work dir")
+        raise UserError(f"{run} has no {SCALARS_FILE}. Name a work dir; training writes one into it")
     return logs if all_logs else logs[-1:]
 
 
 def read_log(file: Path) -> list[dict]:
-    """The lines of a log; one that was cut off is left out.
+    """Read the lines of a log. Incomplete lines are skipped.
 
     Raises:
-        UserError: If there is no line in it.
+        UserError: If the file has no complete line.
     """
     lines = []
     for text in file.read_text(errors="replace").splitlines():
@@ -45,44 +49,59 @@ def read_log(file: Path) -> list[dict]:
         if isinstance(line, dict):
             lines.append(line)
     if not lines:
-        raise UserError(f"{file} has no scalars; the run ended before its first log line, or it is another file")
+        raise UserError(f"{file} has no scalars. The run ended before it logged any, or the file is no log")
     return lines
 
 
-def curves(lines: list[dict]) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and values by key: what training logs, then what validation found.
+def extract_curves(lines: list[dict]) -> dict[str, tuple[list[int], list[float]]]:
+    """Return the curve of every scalar.
 
-    Validation that counts epochs is put at the step of the training line before it. Where a resumed run logged a step
-    again the later value counts.
+    Validation is placed at the step of the training line before it, because epoch-based loops log validation by epoch.
+    If a resumed run logged a step twice, the later value is used.
+
+    Args:
+        lines (list[dict]): Lines from :func:`read_log`.
+
+    Returns:
+        dict[str, tuple[list[int], list[float]]]: Steps and values by key: the loss, the metrics, and then the other
+        scalars of training.
     """
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     step = 0
     for line in lines:
         training = "loss" in line or "lr" in line
         step = line.get("iter", line.get("step", step)) if training else step or line.get("step", 0)
         for key, value in line.items():
-            skipped = {"epoch", "iter", "step"} if training else OF_TRAINING
+            skipped = {"epoch", "iter", "step"} if training else TRAINING_KEYS
             if key not in skipped and isinstance(value, (int, float)):
-                found.setdefault(key, {})[step] = float(value)
-    order = sorted(found, key=lambda key: (key != "loss", key in OF_TRAINING))
-    return {key: (list(found[key]), list(found[key].values())) for key in order}
+                curves.setdefault(key, {})[step] = float(value)
+    order = sorted(curves, key=lambda key: (key != "loss", key in TRAINING_KEYS))
+    return {key: (list(curves[key]), list(curves[key].values())) for key in order}
 
 
-def lower_is_better(key: str) -> bool:
-    """Whether small values of a metric are good ones."""
+def is_lower_better(key: str) -> bool:
+    """Return whether smaller values of a metric are better."""
     return "loss" in key or key.endswith(("MAE", "time"))
 
 
-def summary(found: dict[str, tuple[list[int], list[float]]]) -> dict[str, float]:
-    """Iterations, seconds of one (median), the last loss, and the best value of each metric."""
+def summarize_curves(found: dict[str, tuple[list[int], list[float]]]) -> dict[str, float]:
+    """Summarize the curves of a run.
+
+    Args:
+        found (dict): Curves from :func:`extract_curves`.
+
+    Returns:
+        dict[str, float]: ``iterations``, ``seconds_per_iteration`` (median), the last ``loss``, and the best value of
+        each metric.
+    """
     row = {"iterations": max(steps[-1] for steps, _ in found.values())}
     if "time" in found:
         row["seconds_per_iteration"] = median(found["time"][1])
     if "loss" in found:
         row["loss"] = found["loss"][1][-1]
     for key, (_, values) in found.items():
-        if key not in OF_TRAINING and "loss" not in key:
-            known = [value for value in values if value == value]
-            if known:
-                row[key] = min(known) if lower_is_better(key) else max(known)
+        if key not in TRAINING_KEYS and "loss" not in key:
+            valid = [value for value in values if value == value]  # without NaN
+            if valid:
+                row[key] = min(valid) if is_lower_better(key) else max(valid)
     return row

@@ -1,1 +1,1 @@
-"""Data sets that the four codebases lack. ``layouts`` needs none of them, ``saliency`` needs mmsegmentation."""
+"""Data sets that the four codebases lack, and checks that work for any data set."""

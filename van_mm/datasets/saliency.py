@@ -1,48 +1,64 @@
-"""Salient object detection as a data set of mmsegmentation: DUTS, DUT-OMRON, PASCAL-S."""
+"""Salient object detection as an mmsegmentation data set: DUTS, DUT-OMRON, PASCAL-S."""
 
 from pathlib import Path
 
-import numpy as np
-from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
 
-from van_mm.errors import UserError
-from van_mm.registry import DATASETS, TRANSFORMS
-
-from .layouts import LAYOUTS, check_mask, pair_up, read_mask
+from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS, pair_files
+from van_mm.registry import DATASETS
+from van_mm.utils.errors import UserError
 
 
 @DATASETS.register_module()
 class SaliencyDataset(BaseSegDataset):
-    """Images with one mask each of what stands out in them: two classes, background and salient.
+    """Images that have one mask each of their salient objects. The classes are background (0) and salient (1).
 
     Args:
-        subset (str): Key of ``van_mm.datasets.LAYOUTS``, whose folders below ``data_root`` are taken and under whose
-            name metrics are reported; another name with a ``data_prefix`` is a data set of one's own.
-        grey (bool, optional): Whether the masks are shades, cut at one half. By default as known of the subset.
-        kwargs: As for mmsegmentation's ``BaseSegDataset``.
+        subset (str): Name of the data set, under which metrics are reported. A key of
+            :data:`~van_mm.datasets.saliency_layouts.SALIENCY_LAYOUTS` sets the folders below ``data_root``. Any other
+            name needs ``data_prefix``.
+        data_prefix (dict, optional): Folders below ``data_root`` with the keys ``img_path`` and ``seg_map_path``.
+            Defaults to the folders of the subset.
+        grey (bool, optional): Whether the masks have shades, which are cut at one half. Defaults to the value in
+            ``SALIENCY_LAYOUTS``, and to False for other data sets.
+        kwargs: Further arguments of mmsegmentation's ``BaseSegDataset``.
 
     Raises:
-        UserError: If a folder is missing or empty or an image has no mask.
+        UserError: If the subset is unknown and ``data_prefix`` is not given, if a folder is missing or has no image,
+            or if an image has no mask.
+
+    Example:
+        >>> from van_mm.datasets.saliency import SaliencyDataset
+        >>> from van_mm.demo.demo_data import make_demo_data
+        >>> make_demo_data("SaliencyDataset", "data/demo/saliency")
+        >>> pipeline = [dict(type="LoadImageFromFile"), dict(type="van_mm.LoadSaliencyMask")]
+        >>> dataset = SaliencyDataset("DUTS-TE", data_root="data/demo/saliency", pipeline=pipeline)
+        >>> dataset[0]["img"].shape, dataset[0]["gt_seg_map"].shape
+        ((224, 263, 3), (224, 263))
     """
 
     METAINFO = dict(classes=("background", "salient"), palette=[[30, 30, 30], [230, 159, 0]])
 
     def __init__(self, subset: str, data_prefix: dict | None = None, grey: bool | None = None, **kwargs) -> None:
-        if subset not in LAYOUTS and not data_prefix:
-            raise UserError(f"unknown saliency set '{subset}' without a data_prefix; known: {', '.join(LAYOUTS)}")
-        known = LAYOUTS.get(subset)
-        self.subset, self.grey = subset, bool(known and known.grey) if grey is None else grey
-        super().__init__(data_prefix=data_prefix or known.prefixes, **kwargs)
+        if subset not in SALIENCY_LAYOUTS and not data_prefix:
+            raise UserError(
+                f"unknown saliency set '{subset}'. Choose one of {', '.join(SALIENCY_LAYOUTS)}, or give the data_prefix"
+            )
+        layout = SALIENCY_LAYOUTS.get(subset)
+        self.subset, self.grey = subset, bool(layout and layout.grey) if grey is None else grey
+        super().__init__(data_prefix=data_prefix or layout.prefixes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Paths of each pair, in the order of names."""
+        """Return a dict for each pair of image and mask, sorted by name."""
         images, masks = Path(self.data_prefix["img_path"]), Path(self.data_prefix["seg_map_path"])
-        names, alone, _ = pair_up(images, masks)
-        if alone:
-            raise UserError(f"{self.subset}: {len(alone)} images of {images} have no mask in {masks}: {alone[:5]}")
+        names, unpaired_images, _ = pair_files(images, masks)
+        if unpaired_images:
+            raise UserError(
+                f"{self.subset}: {len(unpaired_images)} images of {images} have no mask in {masks}: "
+                f"{unpaired_images[:5]}. Add the masks, or remove these images"
+            )
         if not names:
-            raise UserError(f"{self.subset}: no image (.jpg) in {images}")
+            raise UserError(f"{self.subset}: no image in {images}. Images need the suffix .jpg or .jpeg")
         suffixes = {file.stem: file.suffix for file in images.iterdir()}
         return [
             dict(
@@ -56,22 +72,3 @@ class SaliencyDataset(BaseSegDataset):
             )
             for name in names
         ]
-
-
-@TRANSFORMS.register_module()
-class LoadSaliencyMask(BaseTransform):
-    """Load an 8-bit mask as a segmentation map of 0 and 1; more than half of white is salient.
-
-    Raises:
-        UserError: If the mask can't be read, is not of the image's size, is empty, or is not black and white.
-    """
-
-    def transform(self, results: dict) -> dict:
-        """Add ``gt_seg_map`` (H, W, uint8) for ``seg_map_path``."""
-        mask = read_mask(results["seg_map_path"])
-        problem = check_mask(mask, results["seg_map_path"], results["ori_shape"], results["grey"])
-        if problem:
-            raise UserError(f"{problem}; tools/dataset_converters/saliency.py checks the whole data set")
-        results["gt_seg_map"] = (mask > 128).astype(np.uint8)
-        results["seg_fields"].append("gt_seg_map")
-        return results

@@ -1,15 +1,19 @@
-from van_mm.registry import MODELS
+"""VAN, and the heads and losses that the four codebases lack."""
 
-from .fold import fold
-from .losses import BinaryDiceLoss
-from .van import LKA, VAN
+from van_mm.models.backbones.van import LKA, VAN
+from van_mm.models.losses.dice_loss import BinaryDiceLoss
+from van_mm.models.utils.fold import fold
+from van_mm.registry import MODELS
 
 __all__ = ["LKA", "VAN", "BinaryDiceLoss", "fold"]
 
 
 @MODELS.register_module(name="EDNHead")
-def _edn_head(**kwargs):
-    """Build an :class:`~van_mm.models.edn.EDNHead`; mmsegmentation, which it extends, is imported only then."""
-    from .edn import EDNHead
+def _build_edn_head(**kwargs):
+    """Build an :class:`~van_mm.models.decode_heads.edn_head.EDNHead`.
+
+    The class extends mmsegmentation, which is optional, so it is imported only when a config asks for it.
+    """
+    from van_mm.models.decode_heads.edn_head import EDNHead
 
     return EDNHead(**kwargs)

@@ -2,13 +2,13 @@
 
 import sys
 
-from van_mm.ops import build, library
+from van_mm.ops.library import build_library, get_library_path, is_complete_library
 
-if library().is_file():
-    print(f"{library()} is there")
+if is_complete_library(get_library_path()):
+    print(f"the kernels are compiled already: {get_library_path()}")
 else:
     print("compiling van_mm's kernels for this processor: about 20 seconds", flush=True)
     try:
-        print(f"{build()} is ready")
+        print(f"compiled {build_library()}")
     except RuntimeError as error:
-        sys.exit(f"error: {error}\nvan_mm works without them, only slower on the CPU.")
+        sys.exit(f"error: {error}\nvan_mm works without its kernels, but is slower on the CPU.")

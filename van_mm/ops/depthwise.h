@@ -1,4 +1,7 @@
-// Depth-wise convolution of channels-last rows with dilation, and the gradient of its weight.
+// Dilated depth-wise convolution of channels-last maps (H, W, C), and the gradient of its weight.
+//
+// Weights and their gradients are floats laid out as (K * K, C): all channels of a tap are adjacent. C is a multiple of
+// kLanes, K is odd, and the zero padding keeps the spatial size.
 #pragma once
 
 #include <algorithm>
@@ -11,14 +14,16 @@ struct Shape {
   int64_t height, width, channels, kernel, dilation;
 };
 
-// The first and the last but one tap that meets a line of `size` pixels from position `at`.
-inline std::pair<int64_t, int64_t> meets(int64_t at, int64_t size, int64_t kernel, int64_t dilation) {
+// Half-open range [first, last) of taps inside the image, along an axis of `size` pixels, for the output at position
+// `at`.
+inline std::pair<int64_t, int64_t> taps_inside(int64_t at, int64_t size, int64_t kernel, int64_t dilation) {
   const int64_t reach = kernel / 2;
   return {std::max<int64_t>(0, reach - at / dilation), std::min(kernel, reach + (size - 1 - at) / dilation + 1)};
 }
 
-// Adds what `Taps` neighbouring taps of one kernel row give to `Pixels` outputs, which are `step` floats apart like the
-// inputs, so that each input is read once for all of them. Inputs `first` to `last` lie in the image.
+// Adds the products of `Taps` adjacent taps of a kernel row to `Pixels` outputs, and reads each input only once. Inputs
+// and outputs are `step` elements apart. The inputs are numbered from the first output's first tap; those in
+// [first, last) are inside the image.
 template <int Taps, int Pixels, typename T>
 inline void slide(Lanes (&sum)[Pixels], const T* from, const float* taps, int64_t step, int64_t channels, int64_t first,
                   int64_t last) {
@@ -35,13 +40,14 @@ inline void slide(Lanes (&sum)[Pixels], const T* from, const float* taps, int64_
   }
 }
 
-// `Pixels` outputs of row y from column x on, `dilation` apart: one register of channels from c on.
+// Computes channels [c, c + kLanes) of `Pixels` outputs in row y, at columns x, x + dilation, x + 2 * dilation, ...
+// `image` points at the first pixel of the input, `out` at the first pixel of output row y.
 template <int Pixels, typename T>
 void convolve(const Shape& s, const T* image, const float* weight, const float* bias, T* out, int64_t y, int64_t x,
               int64_t c, bool with_gelu) {
   const int64_t reach = s.kernel / 2, step = s.dilation * s.channels;
-  const auto [i0, i1] = meets(y, s.height, s.kernel, s.dilation);
-  // Inputs, counted from that of the first output's first tap, that lie in the row.
+  const auto [i0, i1] = taps_inside(y, s.height, s.kernel, s.dilation);
+  // Inputs inside the row, numbered from the first output's first tap.
   const int64_t first = std::max<int64_t>(0, reach - x / s.dilation), last = reach + (s.width - 1 - x) / s.dilation + 1;
   Lanes sum[Pixels];
 #pragma GCC unroll 8
@@ -64,7 +70,8 @@ void convolve(const Shape& s, const T* image, const float* weight, const float* 
     store(out + (x + p * s.dilation) * s.channels + c, with_gelu ? gelu(sum[p]) : sum[p]);
 }
 
-// Row y of the output, which starts at `out`.
+// Computes row y of the output and writes it to `out`. Columns that are equal modulo the dilation share inputs, so each
+// such phase is computed in runs of up to 8 pixels.
 template <typename T>
 void convolve_row(const Shape& s, const T* image, const float* weight, const float* bias, T* out, int64_t y,
                   bool with_gelu) {
@@ -82,7 +89,9 @@ void convolve_row(const Shape& s, const T* image, const float* weight, const flo
     }
 }
 
-// Adds what row y of the image gives to the gradient of `Taps` neighbouring taps of kernel row i, from column j on.
+// Adds the contribution of one image row to the gradients of taps [j, j + Taps) of a kernel row, for `Blocks` registers
+// of channels from c on. `row` is the image row under that kernel row, `grad` is the row of the output's gradient, and
+// `sums` points at channel c of tap j.
 template <int Taps, int Blocks, typename T>
 inline void correlate(const Shape& s, const T* row, const T* grad, float* sums, int64_t j, int64_t c) {
   const int64_t reach = s.kernel / 2;
@@ -92,7 +101,7 @@ inline void correlate(const Shape& s, const T* row, const T* grad, float* sums, 
 #pragma GCC unroll 8
     for (int b = 0; b < Blocks; ++b) sum[t][b] = load(sums + t * s.channels + b * kLanes);
   const int64_t first = (j - reach) * s.dilation, last = (j + Taps - 1 - reach) * s.dilation;
-  // Where every tap meets the row; to the left and right of it taps are asked one by one.
+  // In columns [begin, end) every tap is inside the row. Left and right of them, each tap is checked.
   const int64_t begin = std::clamp<int64_t>(-first, 0, s.width),
                 end = std::max(begin, std::min(s.width, s.width - last));
   auto edge = [&](int64_t from, int64_t to) {
@@ -122,6 +131,8 @@ inline void correlate(const Shape& s, const T* row, const T* grad, float* sums, 
     for (int b = 0; b < Blocks; ++b) store(sums + t * s.channels + b * kLanes, sum[t][b]);
 }
 
+// Calls `correlate` for as many groups of `Taps` taps as fit from tap j on, and returns the first tap that is left.
+// `sums` points at the gradients (K, C) of the kernel row.
 template <int Taps, int Blocks, typename T>
 int64_t correlate_taps(const Shape& s, const T* row, const T* grad, float* sums, int64_t j) {
   for (; j + Taps <= s.kernel; j += Taps) {

@@ -1,5 +1,8 @@
-// 1x1 convolutions of channels-last rows as matrix products. What follows them is done to their outcome while it is in
-// the registers: GELU, the gate, the shortcut. And the feed-forward network, whose hidden map is never whole.
+// 1x1 convolutions of channels-last maps as matrix products, and the feed-forward network.
+//
+// Element-wise operations that follow a product (bias, GELU, gate, shortcut) are applied while its result is still in
+// registers, if the product is computed here (see kTiled). The feed-forward network keeps only a few rows of its hidden
+// map in memory.
 #pragma once
 
 #include <ATen/ops/from_blob.h>
@@ -11,8 +14,9 @@
 
 namespace van_mm {
 
-// What becomes of y = x weight^T: y + bias, GELU of it, times `scale` by channel, times `times`, times GELU's
-// derivative at `before`, plus `plus` or slope * plus.
+// Element-wise operations on the product y = x weight^T, in this order. Null pointers and false skip an operation.
+//   y += bias, y = gelu(y), y *= scale, y *= times, y *= gelu'(before), y += plus or y += slope * plus
+// bias, scale and slope (C) hold one value a channel; times, before and plus have the output's shape.
 template <typename T>
 struct Epilogue {
   const float* bias = nullptr;
@@ -23,7 +27,7 @@ struct Epilogue {
   const T* plus = nullptr;
   const float* slope = nullptr;
 
-  // Of channels c on; `at` is where they are in the output.
+  // Applies the operations to channels [c, c + kLanes) of a pixel; `at` is their offset in the output.
   inline Lanes operator()(Lanes y, int64_t c, int64_t at) const {
     if (bias) y += load(bias + c);
     if (gelu) y = van_mm::gelu(y);
@@ -35,17 +39,19 @@ struct Epilogue {
   }
 };
 
-// A weight (O, I) is read as panels of kPanel outputs, (ceil(O / kPanel), I, kPanel).
+// A packed float weight (O, I) is laid out as (ceil(O / kPanel), I, kPanel): panels of kPanel outputs. Zeros fill
+// the last panel.
 constexpr int kPanel = 2 * kLanes;
+// Rows that one tile computes: as many as leave the registers enough room for the weights and inputs.
 #if defined(__AVX512F__)
-constexpr int kRows = 12;  // 24 sums of 32 registers
+constexpr int kRows = 12;  // the sums take 24 of 32 registers
 #else
-constexpr int kRows = 6;  // 12 of 16
+constexpr int kRows = 6;  // the sums take 12 of 16 registers
 #endif
 
-// Whether products of T are computed here. Of bfloat16 they are where the vector units multiply pairs of them, and no
-// matrix unit does better; a panel then holds pairs of inputs, (ceil(O / kPanel), I / 2, kPanel, 2). Elsewhere they are
-// left to the library, and the weight is the matrix (O, I).
+// Whether the tiles below compute the products of type T. Floats always use them. For bfloat16 they need AVX-512's
+// dot product of pairs, and panels then hold pairs of inputs: (ceil(O / kPanel), I / 2, kPanel, 2). On processors that
+// lack this instruction or have the faster AMX, PyTorch computes the product and the weight is a plain matrix (O, I).
 template <typename T>
 constexpr bool kTiled = true;
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
@@ -58,7 +64,9 @@ constexpr bool kTiled<at::BFloat16> = false;
 #endif
 inline Lanes multiply_add(Lanes sum, float input, Lanes weights, float) { return sum + input * weights; }
 
-// `Rows` rows by `Blocks` registers of outputs from c on; x and the panel are read as words of 32 bits, `words` a row.
+// Computes `Rows` rows by `Blocks` registers of outputs, from row `row` and channel c on. `x` and `out` point at the
+// first of these rows. `x` and the panel are read as 32-bit words, a float or a pair of bfloat16: a row of `x` has
+// `words` of them, and a row of the panel starts `stride` words after the previous row.
 template <int Rows, int Blocks, typename T>
 inline void tile(const float* x, int64_t words, const float* panel, int64_t stride, T* out, int64_t outs, int64_t row,
                  int64_t c, const Epilogue<T>& e) {
@@ -80,8 +88,9 @@ inline void tile(const float* x, int64_t words, const float* panel, int64_t stri
     }
 }
 
-// Rows `first` to `last` and panels `from` to `to` of the product; x and out point at row `first`. The weight is
-// packed, or for floats a matrix (I, O), whose columns are as good as panels for a product or two.
+// Computes rows [first, last) and panels [from, to) of the product; x and out point at row `first`. The weight is
+// packed (see kTiled) or, for floats only, a contiguous matrix (I, O), which is fast enough for a product or two.
+// Products that are not tiled ignore `from` and `to`.
 template <typename T>
 inline void multiply(const T* x, int64_t ins, const at::Tensor& weight, T* out, int64_t outs, int64_t first,
                      int64_t last, const Epilogue<T>& e, int64_t from = 0, int64_t to = INT64_MAX) {
@@ -115,8 +124,9 @@ inline void multiply(const T* x, int64_t ins, const at::Tensor& weight, T* out, 
   }
 }
 
-// x + fc2(gelu(dw3x3(fc1(x)))) for rows y0 to y1 of one image, a band at a time: `hidden` keeps the rows of fc1 that
-// the 3x3 convolution needs, `active` what it makes of them. x and out are the image's first pixel.
+// Computes x + fc2(gelu(dw3x3(fc1(x)))) for rows [y0, y1) of one image, in bands of `band` rows. x and out point at the
+// first pixel of the image. `hidden` and `active` are buffers: the first holds the rows of fc1's output that the 3x3
+// convolution reads for a band, the second holds the activated result of that convolution.
 template <typename T>
 void feed_forward_rows(const Shape& s, const T* x, int64_t channels, const at::Tensor& fc1, const float* bias1,
                        const float* taps, const float* bias, const at::Tensor& fc2, const float* bias2, T* out,
@@ -124,16 +134,17 @@ void feed_forward_rows(const Shape& s, const T* x, int64_t channels, const at::T
   const int64_t line = s.width * s.channels, pixels = s.width * channels;
   hidden.resize((band + 2) * line);
   active.resize(band * line);
-  int64_t top = std::max<int64_t>(0, y0 - 1), made = top;  // `hidden` starts at row `top`; rows up to `made` are there
+  int64_t top = std::max<int64_t>(0, y0 - 1), bottom = top;  // `hidden` holds rows [top, bottom) of fc1's output
   for (int64_t y = y0; y < y1; y += band) {
-    const int64_t end = std::min(y1, y + band), need = std::min(s.height, end + 1), kept = std::max<int64_t>(0, y - 1);
-    if (kept > top) {
-      std::copy(hidden.begin() + (kept - top) * line, hidden.begin() + (made - top) * line, hidden.begin());
-      top = kept;
+    const int64_t end = std::min(y1, y + band);
+    const int64_t read_end = std::min(s.height, end + 1), read_begin = std::max<int64_t>(0, y - 1);
+    if (read_begin > top) {  // move the rows that the previous band shares to the front
+      std::copy(hidden.begin() + (read_begin - top) * line, hidden.begin() + (bottom - top) * line, hidden.begin());
+      top = read_begin;
     }
-    multiply(x + made * pixels, channels, fc1, hidden.data() + (made - top) * line, s.channels, made * s.width,
-             need * s.width, Epilogue<T>{.bias = bias1});
-    made = need;
+    multiply(x + bottom * pixels, channels, fc1, hidden.data() + (bottom - top) * line, s.channels, bottom * s.width,
+             read_end * s.width, Epilogue<T>{.bias = bias1});
+    bottom = read_end;
     for (int64_t row = y; row < end; ++row)
       convolve_row(s, hidden.data() - top * line, taps, bias, active.data() + (row - y) * line, row, true);
     multiply(active.data(), s.channels, fc2, out + y * pixels, channels, y * s.width, end * s.width,

@@ -1,6 +1,8 @@
-// Memory for maps. What the C library gives for tens of megabytes is new to the process each time, and the system fills
-// it with zeros page by page, which takes longer than most of the operators here. These blocks are used again, and no
-// more of them are held than the most that were ever in use at once.
+// A memory pool for feature maps.
+//
+// The C library requests blocks of tens of megabytes from the system each time, and the system fills them with zeros
+// page by page. That takes longer than most of the operators here, so the pool reuses its blocks. It holds at most as
+// many bytes as were ever in use at once.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -12,17 +14,18 @@
 
 namespace van_mm {
 
+// An allocator that is safe to call from several threads.
 class Pool final : public c10::Allocator {
  public:
   static Pool& instance() {
-    static Pool* pool = new Pool;  // outlives every tensor
+    static Pool* pool = new Pool;  // never deleted, because tensors may still release blocks at exit
     return *pool;
   }
 
   c10::DataPtr allocate(size_t bytes) override {
     const std::lock_guard<std::mutex> guard(lock_);
     auto block = free_.lower_bound(bytes);
-    if (block == free_.end() || block->first > bytes + bytes / 4) {  // none fits: hold no more than the most used
+    if (block == free_.end() || block->first > bytes + bytes / 4) {  // no free block fits closely
       while (!free_.empty() && used_ + spare_ + bytes > most_used_) {
         block = std::prev(free_.end());
         spare_ -= block->first;
@@ -47,26 +50,27 @@ class Pool final : public c10::Allocator {
   static void release(void* memory) {
     Pool& pool = instance();
     const std::lock_guard<std::mutex> guard(pool.lock_);
-    const auto found = pool.sizes_.find(memory);
-    pool.used_ -= found->second;
-    pool.spare_ += found->second;
-    pool.free_.emplace(found->second, memory);
-    pool.sizes_.erase(found);
+    const auto entry = pool.sizes_.find(memory);
+    pool.used_ -= entry->second;
+    pool.spare_ += entry->second;
+    pool.free_.emplace(entry->second, memory);
+    pool.sizes_.erase(entry);
   }
 
   std::mutex lock_;
-  std::multimap<size_t, void*> free_;
-  std::map<void*, size_t> sizes_;
-  size_t used_ = 0, spare_ = 0, most_used_ = 0;
+  std::multimap<size_t, void*> free_;            // free blocks by size in bytes
+  std::map<void*, size_t> sizes_;                // sizes of the blocks in use
+  size_t used_ = 0, spare_ = 0, most_used_ = 0;  // bytes in use, bytes in free blocks, maximum of used_
 };
 
-// A tensor with nothing in it yet, in memory of the pool if it is large.
-inline at::Tensor fresh(at::IntArrayRef size, at::ScalarType type, at::MemoryFormat format) {
+// Returns an uninitialized CPU tensor, from the pool if it has at least 256 KiB (our choice).
+inline at::Tensor empty_pooled(at::IntArrayRef size, at::ScalarType type, at::MemoryFormat format) {
   if (c10::multiply_integers(size) * c10::elementSize(type) < 1 << 18) return at::empty(size, at::dtype(type), format);
   return at::detail::empty_generic(size, &Pool::instance(), c10::DispatchKeySet(c10::DispatchKey::CPU), type, format);
 }
-inline at::Tensor fresh_like(const at::Tensor& x) {
-  return fresh(x.sizes(), x.scalar_type(), at::MemoryFormat::ChannelsLast);
+// Returns an uninitialized channels-last tensor with the shape and type of x.
+inline at::Tensor empty_pooled_like(const at::Tensor& x) {
+  return empty_pooled(x.sizes(), x.scalar_type(), at::MemoryFormat::ChannelsLast);
 }
 
 }  // namespace van_mm

@@ -1,1 +1,1 @@
-"""What the tools for looking at models share: pictures read and drawn, and the maps that explain a network."""
+"""Draw predictions and ground truth, and compute maps that explain a network."""

@@ -1,4 +1,12 @@
-"""Effective receptive fields (figure 8)."""
+"""Compute effective receptive fields (ERF, figure 8 of the paper).
+
+With F the last feature map and x the input, the ERF is the mean over images of
+
+    sum over input channels of |d sum_c max(F[c, h // 2, w // 2], 0) / d x|,
+
+the contribution of every input pixel to the center of F. As in Ding et al. (arXiv 2203.06717), only positive features
+count: without the maximum, the sum over the channels behind a LayerNorm would be constant.
+"""
 
 from collections.abc import Iterable
 
@@ -6,23 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-SHARES = (0.2, 0.3, 0.5, 0.99)
+SHARES = (0.2, 0.3, 0.5, 0.99)  # as in Ding et al.
 
 
-def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> np.ndarray:
-    """What each input pixel contributes to the middle of the last map: the absolute gradient, averaged over images.
+def compute_receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> np.ndarray:
+    """Return the effective receptive field of a backbone, see the formula in the docstring of this module.
 
     Args:
-        backbone (nn.Module): In eval mode; returns a map (N, C, h, w) or a sequence of them, the last of which counts.
-        images (Iterable[Tensor]): Batches (N, 3, H, W), normalised, all of one size.
+        backbone (nn.Module): In eval mode. It returns a feature map (N, C, h, w), or a sequence whose last one is used.
+        images (Iterable[Tensor]): Batches (N, 3, H, W), normalized and all of the same size.
 
     Returns:
-        np.ndarray: (H, W), the sum over the input's channels of |d sum_c max(F[c, h // 2, w // 2], 0) / d x|. Of
-        positive features alone, as in Ding et al. (arXiv 2203.06717): the plain sum behind a LayerNorm is constant.
+        np.ndarray: Contributions (H, W, float64).
+
+    Example:
+        >>> field = compute_receptive_field(VAN("b0").eval(), [torch.rand(2, 3, 224, 224)])
+        >>> field.shape
+        (224, 224)
     """
     total, count = 0.0, 0
     for batch in images:
-        for image in batch.split(1):  # the absolute value is of each image's own gradient
+        for image in batch.split(1):  # the absolute value is taken for each image before averaging
             image = image.clone().requires_grad_()
             features = backbone(image)
             features = features if isinstance(features, Tensor) else features[-1]
@@ -32,29 +44,32 @@ def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> np.ndarray
     return total / count
 
 
-def areas(field: np.ndarray, shares: Iterable[float] = SHARES) -> dict[float, float]:
-    """How large a square around the middle has to be to hold a share of all contributions.
+def compute_area_shares(field: np.ndarray, shares: Iterable[float] = SHARES) -> dict[float, float]:
+    """Return the size of the smallest centered square that contains a share of all contributions.
 
     Args:
-        field (np.ndarray): (H, W) from :func:`receptive_field`.
-        shares (Iterable[float]): Of the whole. Defaults to 20, 30, 50 and 99%.
+        field (np.ndarray): (H, W) from :func:`compute_receptive_field`.
+        shares (Iterable[float]): Shares between 0 and 1. Defaults to 20%, 30%, 50% and 99%.
 
     Returns:
-        dict[float, float]: Area of the square by the image's, for each share.
+        dict[float, float]: Area of the square divided by the area of the image, for each share.
     """
     height, width = field.shape
     sums = np.pad(field, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    found, wanted = {}, sorted(shares)
+    areas, remaining = {}, sorted(shares)
     for reach in range(max(height, width)):
         top, bottom = max(height // 2 - reach, 0), min(height // 2 + reach + 1, height)
         left, right = max(width // 2 - reach, 0), min(width // 2 + reach + 1, width)
-        held = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-        while wanted and held >= wanted[0] * sums[-1, -1] * (1 - 1e-12):
-            found[wanted.pop(0)] = (bottom - top) * (right - left) / (height * width)
-    return found
+        inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        while remaining and inside >= remaining[0] * sums[-1, -1] * (1 - 1e-12):  # tolerates rounding errors
+            areas[remaining.pop(0)] = (bottom - top) * (right - left) / (height * width)
+    return areas
 
 
-def log_scale(field: np.ndarray) -> np.ndarray:
-    """A field on figure 8's scale: log10(1 + contribution), by its largest value; from 0 to 1."""
+def to_log_scale(field: np.ndarray) -> np.ndarray:
+    """Return ``log10(1 + field / mean(field))``, divided by its maximum, for drawings like figure 8.
+
+    Division by the mean makes the result independent of the scale of the gradients.
+    """
     scaled = np.log10(1 + field / max(field.mean(), 1e-300))
     return scaled / max(scaled.max(), 1e-12)

@@ -1,29 +1,55 @@
-"""Matplotlib figures: colours that colour-blind readers tell apart, grids of pictures, heat over a picture."""
+"""Matplotlib figures that never touch pyplot: colors, subplots, image grids, heat maps over images.
+
+pyplot would choose a back end for the whole process. Figures made here are always drawn by Agg.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import colormaps, pyplot  # noqa: E402  after the backend is chosen
-
-# Okabe and Ito's.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#f0e442")
+# The palette of Okabe and Ito, which color-blind readers can tell apart.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#f0e442")
 MARKERS = "osD^vPX*"
-pyplot.rcParams.update({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "image.interpolation": "nearest"})
+STYLE = {"font.size": 11, "axes.grid": True, "grid.alpha": 0.3}
 
 
-def save(figure, file: str | Path) -> None:
-    """Write a figure as PNG, its folder with it, and forget it."""
+def make_figure(**options) -> Figure:
+    """Return an empty figure that Agg draws. The options are those of ``matplotlib.figure.Figure``."""
+    figure = Figure(**options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def make_subplots(rows: int, columns: int, figsize: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """Return a figure in the suite's style and its axes.
+
+    Args:
+        rows (int): Number of rows.
+        columns (int): Number of columns.
+        figsize (tuple[float, float]): Width and height in inches.
+        options: Passed to ``Figure.subplots``.
+
+    Returns:
+        tuple[Figure, np.ndarray]: The figure, and its axes as an array (rows, columns).
+    """
+    with rc_context(STYLE):
+        figure = make_figure(figsize=figsize, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save_figure(figure: Figure, file: str | Path) -> None:
+    """Write a figure as PNG. The folder is created if it does not exist."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
+    with rc_context(STYLE):
+        figure.savefig(file, dpi=110)
 
 
-def grid(
+def save_image_grid(
     rows: Sequence[Sequence[np.ndarray]],
     file: str | Path,
     columns: Sequence[str] | None = None,
@@ -31,30 +57,24 @@ def grid(
     labels: Sequence[str] | None = None,
     side: float = 2.4,
 ) -> None:
-    """Save pictures (H, W, 3, uint8, RGB) as a grid.
+    """Write a grid of images as PNG.
 
     Args:
-        rows (Sequence): Of pictures.
-        file (str | Path): A PNG.
-        columns (Sequence[str], optional): Above the first row.
-        titles (Sequence[Sequence[str]], optional): Above each picture, instead.
-        labels (Sequence[str], optional): At the left of each row.
-        side (float): Width of a picture in inches. Defaults to 2.4.
+        rows (Sequence[Sequence[np.ndarray]]): Images (H, W, 3, uint8, RGB) by row.
+        file (str | Path): The PNG.
+        columns (Sequence[str], optional): Titles of the columns.
+        titles (Sequence[Sequence[str]], optional): A title for each image, instead of ``columns``.
+        labels (Sequence[str], optional): Labels of the rows.
+        side (float): Width of an image in inches. Defaults to 2.4.
     """
     width = max(len(row) for row in rows)
-    lines = max(text.count("\n") + 1 for row in titles for text in row) if titles else 1
-    heights = [max(picture.shape[0] / picture.shape[1] for picture in row) for row in rows]
-    figure, axes = pyplot.subplots(
-        len(rows),
-        width,
-        figsize=(
-            side * width + (0.4 if labels else 0),
-            side * sum(heights) + (0.15 + 0.17 * lines) * (len(rows) if titles else 1),
-        ),
-        gridspec_kw=dict(height_ratios=heights),
-        layout="constrained",
-        squeeze=False,
+    title_lines = max(text.count("\n") + 1 for row in titles for text in row) if titles else 1
+    heights = [max(image.shape[0] / image.shape[1] for image in row) for row in rows]
+    figsize = (
+        side * width + (0.4 if labels else 0),
+        side * sum(heights) + (0.15 + 0.17 * title_lines) * (len(rows) if titles else 1),
     )
+    figure, axes = make_subplots(len(rows), width, figsize, gridspec_kw=dict(height_ratios=heights))
     for r, row in enumerate(rows):
         for c, axis in enumerate(axes[r]):
             axis.set(xticks=[], yticks=[])
@@ -62,17 +82,29 @@ def grid(
             for spine in axis.spines.values():
                 spine.set_visible(False)
             if c < len(row):
-                axis.imshow(row[c])
+                axis.imshow(row[c], interpolation="nearest")
                 text = titles[r][c] if titles else columns[c] if columns and r == 0 else ""
                 axis.set_title(text, fontsize=9)
         if labels:
             axes[r][0].set_ylabel(labels[r], fontsize=9)
-    save(figure, file)
+    save_figure(figure, file)
 
 
-def heat_over(image: np.ndarray, heat: np.ndarray, colormap: str = "inferno", strength: float = 0.55) -> np.ndarray:
-    """``image`` (H, W, 3, uint8, RGB) under ``heat`` (h, w) resized to it, from its least to its greatest value."""
+def overlay_heatmap(
+    image: np.ndarray, heat: np.ndarray, colormap: str = "inferno", strength: float = 0.55
+) -> np.ndarray:
+    """Draw a heat map over an image.
+
+    Args:
+        image (np.ndarray): (H, W, 3, uint8, RGB).
+        heat (np.ndarray): (h, w). It is resized to the image, and its range is stretched to the whole colormap.
+        colormap (str): A colormap of matplotlib. Defaults to 'inferno'.
+        strength (float): Opacity of the heat map, 0 to 1. Defaults to 0.55.
+
+    Returns:
+        np.ndarray: (H, W, 3, uint8, RGB).
+    """
     heat = cv2.resize(heat.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     low, high = heat.min(), heat.max()
-    colours = colormaps[colormap]((heat - low) / max(high - low, 1e-12))[..., :3] * 255
-    return ((1 - strength) * image + strength * colours).round().astype(np.uint8)
+    colors = colormaps[colormap]((heat - low) / max(high - low, 1e-12))[..., :3] * 255
+    return ((1 - strength) * image + strength * colors).round().astype(np.uint8)

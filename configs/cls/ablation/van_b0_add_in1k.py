@@ -1,4 +1,4 @@
-"""VAN-B0 with the map added to the input instead of multiplied (fig. 3c) (table 3: 74.6 top-1)."""
+"""VAN-B0 with the attention map added to the input instead of multiplied (figure 3c; table 3: 74.6 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

@@ -1,4 +1,4 @@
-"""VAN-B0 with one dense 21x21 convolution in place of the decomposition (table 3: 76.0 top-1)."""
+"""VAN-B0 with one dense 21x21 convolution instead of its decomposition (table 3: 76.0 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

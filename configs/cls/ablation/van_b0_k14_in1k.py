@@ -1,4 +1,4 @@
-"""VAN-B0 with a 14x14 kernel, dilation 3 (table 6: 75.3 top-1)."""
+"""VAN-B0 with a 14x14 kernel and dilation 3 (table 6: 75.3 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

@@ -1,4 +1,4 @@
-"""VAN-B0 with a 7x7 kernel, dilation 2 (table 6: 74.8 top-1)."""
+"""VAN-B0 with a 7x7 kernel and dilation 2 (table 6: 74.8 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

@@ -1,4 +1,4 @@
-"""VAN-B0 without the 1x1 convolution (table 3: 74.6 top-1)."""
+"""VAN-B0 without the 1x1 convolution of LKA (table 3: 74.6 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

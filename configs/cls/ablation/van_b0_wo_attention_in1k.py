@@ -1,4 +1,4 @@
-"""VAN-B0 without attention: the map is not multiplied with the input (fig. 3b) (table 3: 74.3 top-1)."""
+"""VAN-B0 without attention: LKA returns the map instead of input times map (figure 3b; table 3: 74.3 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

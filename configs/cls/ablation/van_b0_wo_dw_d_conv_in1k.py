@@ -1,4 +1,4 @@
-"""VAN-B0 without the dilated depth-wise convolution (table 3: 74.1 top-1)."""
+"""VAN-B0 without the dilated depth-wise convolution of LKA (table 3: 74.1 top-1)."""
 
 _base_ = "../van_b0_in1k.py"
 

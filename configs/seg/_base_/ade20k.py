@@ -1,4 +1,7 @@
-"""ADE20K with the tests of the official segmentation release: both resize to a multiple of 32."""
+"""ADE20K with the single-scale and multi-scale tests of VAN's official segmentation release.
+
+Unlike upstream's tests, both resize images to a multiple of 32.
+"""
 
 _base_ = "mmseg::_base_/datasets/ade20k.py"
 
@@ -12,7 +15,7 @@ test_pipeline = [
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# The multi-scale test: the base's scales are of the image as it is on disk, the published ones of 2048 x 512.
+# The multi-scale test. The published ratios scale 2048 x 512; upstream's scale the original size of the image.
 ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,5 +1,7 @@
-"""Saliency: trained on DUTS-TR, tested on DUTS-TE, DUT-OMRON and PASCAL-S at 384x384 (section 4.7); cropped as in
-EDN's release, which takes up to 12 pixels off."""
+"""Saliency at 384x384: training on DUTS-TR, tests on DUTS-TE, DUT-OMRON and PASCAL-S (section 4.7).
+
+As in EDN's release, training crops 384x384 from images resized to 396x396.
+"""
 
 dataset_type = "van_mm.SaliencyDataset"
 data_root = "data/saliency"
@@ -14,13 +16,12 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackSegInputs", meta_keys=meta_keys),
 ]
-test_pipeline = [  # the mask keeps its size
+test_pipeline = [  # loads the mask after Resize, so that it keeps its size
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(384, 384), keep_ratio=False),
     dict(type="van_mm.LoadSaliencyMask"),
     dict(type="PackSegInputs", meta_keys=meta_keys),
 ]
-
 
 train_dataloader = dict(
     batch_size=24,

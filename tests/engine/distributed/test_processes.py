@@ -1,0 +1,180 @@
+"""Two processes on the CPU do what one does, and end together."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, Done
+from tests.tools.test_train_test import last_metrics
+from van_mm import get_config
+from van_mm.engine.runner.checkpoint_files import is_complete
+from van_mm.utils.config_walk import iter_dicts
+
+TASKS = {
+    "cls": "cls/van_b0_in1k",
+    "det": "det/retinanet_van_b0_1x_coco",
+    "seg": "seg/semantic_fpn_van_b0",
+    "saliency": "seg/edn_van_b1_duts",
+    "pose": "pose/simplebaseline_van_b2_coco_256x192",
+}
+FIXED = {  # in place of random crops
+    "cls": [dict(type="Resize", scale=(224, 224))],
+    "seg": [dict(type="Resize", scale=(512, 512), keep_ratio=False)],
+}
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Start ``tools/dist_<name>.sh`` with two processes."""
+    started = []
+
+    def start(name: str, *args: object) -> subprocess.Popen:
+        positional = 2 if name == "test" else 1
+        port = 20000 + os.getpid() % 10000 + len(started)
+        env = dict(os.environ, OMP_NUM_THREADS="1", PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES="")
+        process = subprocess.Popen(
+            ["bash", str(ROOT / f"tools/dist_{name}.sh"), *map(str, [*args[:positional], 2, *args[positional:]])],
+            cwd=tmp_path,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def wait(process: subprocess.Popen) -> Done:
+    out, _ = process.communicate()
+    return Done(process.returncode, out)
+
+
+@pytest.fixture
+def run_two(two, fork_tool):
+    """Run a tool in two processes: through its shell script, or, five times as fast, in forks of this process."""
+
+    def run(task: str, name: str, *args: object) -> Done:
+        if task == "cls":
+            return wait(two(name, *args))
+        forks = [fork.wait() for fork in fork_tool(name, *args, ranks=2)]
+        return Done(max(abs(fork.returncode) for fork in forks), "".join(fork.stdout for fork in forks))
+
+    return run
+
+
+def without_chance(task: str, path: Path) -> str:
+    """A config of the task whose gradients are the same each time: SGD, no augmentation, no dropout, no shuffling."""
+    cfg = get_config(TASKS[task])
+    for node in iter_dicts(cfg.model):
+        for rate in {"drop_path_rate", "dropout_ratio"} & set(node):
+            node[rate] = 0.0
+        if task == "det" and node.get("type") == "SyncBN":
+            node.type = "BN"
+    if task == "cls":
+        cfg.model.pop("train_cfg")  # mixup, cutmix
+    dataset = cfg.train_dataloader.dataset
+    dataset.pipeline = [step for step in dataset.pipeline if not step.type.startswith(("Rand", "Photo"))]
+    dataset.pipeline[-1:-1] = FIXED.get(task, [])
+    cfg.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=False)
+    cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
+    cfg.param_scheduler, cfg.custom_hooks = [], []
+    cfg.demo = dict(cfg.get("demo", {}), lr=0.1)
+    if task == "saliency":  # whose dice is no mean, and whose BatchNorm over few pixels makes noise of rounding errors
+        cfg.model.decode_head.loss_decode = [dict(type="CrossEntropyLoss", use_sigmoid=True)]
+        cfg.model.decode_head.norm_cfg = dict(type="GN", num_groups=4)
+    if task == "det":
+        cfg.model.test_cfg.score_thr = 0.0
+    cfg.dump(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_do_what_one_does(task, run_two, run_tool, demo_root, tmp_path):
+    """Gradients, the statistics of norms and metrics of two processes with two images each are those of one with four.
+
+    RetinaNet's loss is no mean over images, as mmdet counts the boxes of each process by themselves: there, two
+    processes with BatchNorm are as one that accumulates the gradients of two batches.
+    """
+    train = (without_chance(task, tmp_path / "config.py"), "--demo", "--demo-root", demo_root)
+    options = ("--cfg-options", "train_dataloader.batch_size=2")
+    sync = () if task == "det" else ("sync_bn=torch",)
+    done = run_two(task, "train", *train, "--demo-iters", 1, "--work-dir", tmp_path / "two", *options, *sync)
+    assert done.returncode == 0, done.stdout
+    one = ("--cfg-options", "train_dataloader.batch_size=4")
+    if task == "det":
+        one = (*options, "train_dataloader.dataset.indices=[0,2,1,3]", "optim_wrapper.accumulative_counts=2")
+    steps = 2 if task == "det" else 1
+    done = run_tool("train", *train, "--demo-iters", steps, "--work-dir", tmp_path / "one", *one)
+    assert done.returncode == 0, done.stdout
+
+    files = [Path((tmp_path / name / "last_checkpoint").read_text()) for name in ("two", "one")]
+    two_, one_ = (torch.load(file, weights_only=False)["state_dict"] for file in files)
+    for key, value in two_.items():
+        if task != "det" or "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(
+                value, one_[key], rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+            )
+    metrics = [
+        {k: v for k, v in last_metrics(tmp_path / name).items() if k not in ("time", "data_time", "step")}
+        for name in ("two", "one")
+    ]
+    assert metrics[0] == pytest.approx(metrics[1], abs=1 if task == "det" else 1e-6)
+
+    tested = tmp_path / "metrics.json"
+    test = (train[0], files[0], *train[1:], "--work-dir", tmp_path / "test", "--out", tested)
+    done = run_two(task, "test", *test)
+    assert done.returncode == 0, done.stdout
+    again = {key: value for key, value in json.loads(tested.read_text()).items() if key in metrics[0]}
+    assert again == pytest.approx({key: metrics[0][key] for key in again}, abs=1e-6) and again
+
+
+@pytest.fixture
+def running(two, demo_root, tmp_path):
+    """A training of two processes, some steps on its way; and the two, by rank."""
+
+    def start(*options: str) -> tuple[subprocess.Popen, list[int]]:
+        train = ("cls/van_b0_in1k", "--demo", "--demo-root", demo_root, "--demo-iters", 5000, "--work-dir")
+        options = ("train_dataloader.batch_size=2", "default_hooks.logger.interval=1", *options)
+        process = two("train", *train, tmp_path / "run", "--no-validate", "--cfg-options", *options)
+        assert any("Iter(train)" in line for line in process.stdout)
+        workers = {}
+        for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                found = re.search(r"\0RANK=(\d)", Path(f"/proc/{child}/environ").read_text())
+                if found:
+                    workers[int(found[1])] = int(child)
+        return process, [workers[0], workers[1]]
+
+    return start
+
+
+def test_a_killed_process_ends_the_job(running):
+    process, (_, second) = running()
+    began = time.monotonic()
+    os.kill(second, signal.SIGKILL)
+    done = wait(process)
+    assert done.returncode != 0 and time.monotonic() - began < 60
+    assert "rank      : 1" in done.stdout and "SIGKILL" in done.stdout
+
+
+@pytest.mark.parametrize("asked", ["torchrun", "rank 1"])
+def test_preempted_together(asked, running, run_tool, demo_root, tmp_path):
+    """A signal to all, or to one, has the job write one checkpoint and end."""
+    process, (_, second) = running()
+    os.kill(process.pid if asked == "torchrun" else second, signal.SIGTERM)
+    done = wait(process)
+    assert done.returncode != 0 and "SIGTERM: ended after iteration" in done.stdout, done.stdout
+    last = Path((tmp_path / "run/last_checkpoint").read_text())
+    assert is_complete(last) and len(list((tmp_path / "run").glob("iter_*.pth"))) == 1

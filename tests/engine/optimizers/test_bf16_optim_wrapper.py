@@ -1,0 +1,59 @@
+"""Mixed precision on the CPU."""
+
+import pytest
+import torch
+from torch import nn
+
+from van_mm import VAN
+from van_mm.engine.optimizers.bf16_optim_wrapper import BFloat16OptimWrapper
+
+SMALL = dict(embed_dims=[16] * 4, depths=[1] * 4, mlp_ratios=[2] * 4)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = VAN(arch=SMALL, out_indices=(3,))
+        self.backbone.init_weights()
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (features,) = self.backbone(x)
+        return features, self.head(features.mean((2, 3)))
+
+
+@pytest.mark.parametrize("backbone_only", [False, True])
+def test_precision(backbone_only):
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(2, 3, 64, 64)
+    wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), 0.1), backbone_only=backbone_only)
+    seen = []
+    model.backbone.patch_embed1.proj.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    exact = model(x)[1]
+    with wrapper.optim_context(model):
+        _, scores = model(x)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert scores.dtype == (torch.float32 if backbone_only else torch.bfloat16)
+    assert (scores - exact).abs().max() < 3e-2
+    before = model.head.weight.clone()
+    wrapper.update_params(scores.float().square().sum())
+    assert not torch.equal(model.head.weight, before) and model.head.weight.dtype == torch.float32
+    assert model(x)[1].dtype == torch.float32 and not model.backbone._forward_hooks
+
+
+def test_error_inside_leaves_no_autocast():
+    model = Model()
+    wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), 0.1), backbone_only=True)
+    with pytest.raises(RuntimeError), wrapper.optim_context(model):
+        model(torch.randn(2, 5, 64, 64))
+    assert not torch.is_autocast_enabled("cpu") and not model.backbone._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "config", ["seg/upernet_van_b2", "pose/simplebaseline_van_b2_coco_256x192", "det/mask_rcnn_van_b2_1x_coco"]
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="--amp is float16 there")
+def test_tool(config, run_tool, demo_root):
+    done = run_tool("train", config, "--demo", "--demo-root", demo_root, "--demo-iters", 2, "--no-validate", "--amp")
+    assert done.returncode == 0 and "loss: " in done.stdout, done.stdout
+    assert "BFloat16OptimWrapper" in done.stdout

@@ -1,0 +1,82 @@
+"""Folding changes nothing but speed."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from van_mm import VAN, fold
+from van_mm.models.backbones.van import Block
+
+SMALL = dict(embed_dims=[16, 32, 32, 48], depths=[1, 2, 1, 1], mlp_ratios=[2, 2, 2, 2])
+VARIANTS = [
+    {},
+    dict(layer_scale_init_value=0),
+    dict(lka_cfg=dict(dw_conv=False, sigmoid=True)),
+    dict(lka_cfg=dict(dw_d_conv=False)),
+    dict(lka_cfg=dict(pw_conv=False, fusion="add")),
+    dict(lka_cfg=dict(fusion="none")),
+    dict(lka_cfg=dict(decompose=False)),
+    dict(kernel_size=7, dilation=2),
+    dict(kernel_size=14),
+    dict(kernel_size=28, dilation=4),
+    dict(norm_cfg=dict(type="GN", num_groups=4)),
+]
+
+
+def stir_norms(model: nn.Module) -> nn.Module:
+    """Give every BatchNorm statistics as training would."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def trained(**options) -> VAN:
+    """A small VAN whose norms, LayerScale and biases all do something."""
+    torch.manual_seed(0)
+    model = VAN(**{"arch": SMALL, **options})
+    model.init_weights()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "layer_scale" in name or p.dim() == 1:
+                p.add_(torch.randn_like(p) * 0.3)
+    return stir_norms(model).eval()
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@torch.no_grad()
+def test_equals(options):
+    model, x = trained(**options), torch.randn(1, 3, 111, 79)
+    before = model(x)
+    assert fold(model) is model
+    for a, b in zip(model(x), before, strict=True):
+        assert (a - b).norm() < 1e-5 * b.norm()
+    left = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, Block))]
+    assert ("norm_cfg" in options) == bool(left)
+
+
+def test_refuses_training():
+    with pytest.raises(ValueError, match="eval"):
+        fold(VAN(arch=SMALL))
+
+
+@torch.no_grad()
+def test_whole_model():
+    """A segmentor's heads fold too."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    from van_mm import get_config
+
+    cfg = get_config("seg/upernet_van_b0")
+    init_default_scope("mmseg")
+    cfg.model.backbone.update(arch=dict(SMALL, embed_dims=[32, 64, 160, 256]), norm_cfg=dict(type="BN"), init_cfg=None)
+    cfg.model.decode_head.norm_cfg = cfg.model.auxiliary_head.norm_cfg = dict(type="BN")
+    model = MODELS.build(cfg.model).eval()
+    stir_norms(model)
+    x = torch.randn(1, 3, 64, 96)
+    before = model(x, mode="tensor")
+    after = fold(model)(x, mode="tensor")
+    assert (after - before).norm() < 1e-5 * before.norm()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

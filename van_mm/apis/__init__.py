@@ -1,0 +1,1 @@
+"""What a user calls from Python; every script in ``tools/`` is a thin layer over it."""

@@ -1,0 +1,129 @@
+"""Assemble a runner and its data sets, and report what is wrong with them before training starts."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+from van_mm.checkpoints.io import MODEL_ZOO_PREFIX, read_checkpoint
+from van_mm.datasets.bad_samples import BAD_SAMPLES_LOG, skip_bad_samples
+from van_mm.datasets.validation import check_dataset_classes, wrap_dataset_errors
+from van_mm.engine.distributed.processes import rank_zero_first
+from van_mm.engine.hooks.preemption_hook import StopHook
+from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.errors import RunStopped, UserError, wrap_build_errors
+
+
+@contextmanager
+def wrap_first_step_errors(runner) -> Iterator[None]:
+    """Turn errors before the end of the first step into a :class:`~van_mm.utils.errors.UserError`.
+
+    Such errors come from parts that the runner builds late, or that do not fit together, so the config is to blame.
+    Later errors pass unchanged.
+
+    Args:
+        runner (Runner): The runner that trains or tests inside the ``with`` block.
+
+    Raises:
+        UserError: On any error before the first step of training or testing has finished. The message names the line.
+    """
+    counter = StepCounterHook()
+    runner.register_hook(counter, priority="LOWEST")
+    try:
+        yield
+    except (UserError, RunStopped):
+        raise
+    except Exception as error:
+        if counter.steps:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        location = f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}"
+        raise UserError(f"the config does not build or run: {type(error).__name__}: {error} ({location})") from error
+    finally:
+        # mmengine calls after_train only at the end of a complete run. Signal handlers must always be restored.
+        for hook in runner.hooks:
+            if isinstance(hook, StopHook):
+                hook.after_train(runner)
+
+
+class StepCounterHook(Hook):
+    """A hook that counts the training and testing steps of this process in ``steps``."""
+
+    steps = 0
+
+    def after_train_iter(self, *args, **kwargs) -> None:
+        """Count a training step."""
+        self.steps += 1
+
+    def after_test_iter(self, *args, **kwargs) -> None:
+        """Count a testing step."""
+        self.steps += 1
+
+
+def build_runner(cfg: Config):
+    """Build the runner of a config, and report errors in one message.
+
+    Args:
+        cfg (Config): Config of a run, from :func:`van_mm.apis.run_config.get_run_config`.
+
+    Returns:
+        Runner: The runner from ``Runner.from_cfg``.
+
+    Raises:
+        UserError: If a part of the config does not build.
+    """
+    from mmengine.runner import Runner
+
+    with wrap_build_errors():
+        return Runner.from_cfg(cfg)
+
+
+def build_datasets(runner, splits: tuple[str, ...], max_bad_data: float = 0.0) -> None:
+    """Build and check the data loaders of a runner, which otherwise builds them later.
+
+    Samples that cannot be read are listed in a file in the runner's log folder. Training may skip a share of them.
+    Validation and testing stop at the first one, because skipping it would change the metric.
+
+    Args:
+        runner (Runner): The runner. Its loaders are replaced by built ones.
+        splits (tuple[str]): The splits to build, of ``'train'``, ``'val'`` and ``'test'``.
+        max_bad_data (float): The share of training samples, from 0 to 1, that may be skipped before training stops.
+            Defaults to 0.
+
+    Raises:
+        UserError: If a data set does not build, is empty, or has other classes than the model.
+    """
+    order = dict(seed=runner.seed, diff_rank_seed=runner.cfg.get("randomness", {}).get("diff_rank_seed", False))
+    for split in splits:
+        name = f"_{split}_dataloader"
+        if isinstance(getattr(runner, name), dict):
+            with wrap_dataset_errors(split, getattr(runner, name).dataset):
+                loader = runner.build_dataloader(getattr(runner, name), **order)
+            check_dataset_classes(runner.cfg, loader.dataset, split)
+            skip_bad_samples(
+                loader.dataset, Path(runner.log_dir, BAD_SAMPLES_LOG), max_bad_data if split == "train" else None
+            )
+            setattr(runner, name, loader)
+
+
+def check_pretrained_weights(cfg: Config) -> None:
+    """Download and read every checkpoint that the model starts from, so that a missing one is reported early.
+
+    Checkpoints with other schemes, such as ``torchvision://``, are left to mmengine.
+
+    Args:
+        cfg (Config): Config with a ``model``.
+
+    Raises:
+        WeightsError: If a checkpoint cannot be downloaded or read.
+    """
+    for node in iter_dicts(cfg.model):
+        init_cfg = node.get("init_cfg")
+        if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
+            source = init_cfg["checkpoint"]
+            if "://" not in source or source.startswith(("http://", "https://", MODEL_ZOO_PREFIX)):
+                with rank_zero_first():
+                    read_checkpoint(source)

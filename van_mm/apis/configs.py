@@ -1,0 +1,167 @@
+"""Find, list and load configs."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mmengine.config import Config
+
+from van_mm.utils.codebases import CODEBASES, find_upstream_config_dir
+from van_mm.utils.errors import ConfigNotFoundError, UserError
+
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
+CHECKOUT_DIR = PACKAGE_DIR.parent
+# An installed package has its configs below .mim, as OpenMMLab's packages do.
+CONFIG_DIR = (
+    CHECKOUT_DIR / "configs" if (CHECKOUT_DIR / "pyproject.toml").is_file() else PACKAGE_DIR / ".mim" / "configs"
+)
+
+
+def list_configs(pattern: str = "*") -> list[str]:
+    """Return the names of the suite's experiments.
+
+    Args:
+        pattern (str): Shell pattern that the names must match, such as ``'det/*'``. Defaults to '*', which matches all.
+
+    Returns:
+        list[str]: Sorted names. Each of them is accepted by :func:`get_config` and by the tools.
+
+    Example:
+        >>> from van_mm import list_configs
+        >>> list_configs("seg/semantic_fpn_*")
+        ['seg/semantic_fpn_van_b0', 'seg/semantic_fpn_van_b1', 'seg/semantic_fpn_van_b2', 'seg/semantic_fpn_van_b3']
+    """
+    names = (
+        path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.rglob("*.py") if "_base_" not in path.parts
+    )
+    return sorted(name.as_posix() for name in names if fnmatch(name.as_posix(), pattern))
+
+
+def find_config(name: str) -> str:
+    """Return the path of a config file.
+
+    Args:
+        name (str): A path, a path below ``configs/`` (``seg/upernet_van_b2``), or the upstream name of a config that
+            ships with an installed codebase (``mmdet::retinanet/retinanet_r50_fpn_1x_coco``). The suffix ``.py`` can be
+            omitted.
+
+    Returns:
+        str: The absolute path.
+
+    Raises:
+        ConfigNotFoundError: If there is no such config. The message suggests the closest names.
+
+    Example:
+        >>> from van_mm.apis.configs import find_config
+        >>> find_config("seg/upernet_van_b2").endswith("configs/seg/upernet_van_b2.py")
+        True
+        >>> find_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco").endswith("retinanet_r50_fpn_1x_coco.py")
+        True
+    """
+    if "::" in name:
+        return find_upstream_config(name)
+    for path in (Path(name), CONFIG_DIR.parent / name, CONFIG_DIR / name, CONFIG_DIR / f"{name}.py"):
+        if path.is_file():
+            return str(path.resolve())
+    names = list_configs()
+    similar = get_close_matches(Path(name).stem, [Path(known).name for known in names], n=5, cutoff=0.4)
+    suggestions = sorted(
+        (known for known in names if Path(known).name in similar), key=lambda known: similar.index(Path(known).name)
+    )
+    raise ConfigNotFoundError(f"no config '{name}'. Did you mean {', '.join(suggestions or names)}?")
+
+
+def find_upstream_config(name: str) -> str:
+    """Return the path of a config that ships with an installed codebase.
+
+    Args:
+        name (str): Codebase and path, as in ``_base_``: ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``. The suffix
+            can be omitted.
+
+    Returns:
+        str: The path.
+
+    Raises:
+        ConfigNotFoundError: If the codebase is not installed, or contains no such config. The message suggests the
+            closest names.
+    """
+    codebase, _, file = name.partition("::")
+    root = find_upstream_config_dir(codebase)
+    if root is None:
+        raise ConfigNotFoundError(f"no config '{name}': the package {codebase} is not installed")
+    for path in (root / file, root / f"{file}.py"):
+        if path.is_file():
+            return str(path)
+    names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.py") if "_base_" not in path.parts}
+    similar = [f"{codebase}::{names[stem]}" for stem in get_close_matches(Path(file).stem, names, n=3, cutoff=0.4)]
+    raise ConfigNotFoundError(f"no config '{name}'." + (f" Did you mean {', '.join(similar)}?" if similar else ""))
+
+
+def get_run_name(config: str, backbone: str | None = None) -> str:
+    """Return the name of the folder below ``work_dirs/`` for the runs of a config.
+
+    Args:
+        config (str): Path or name of the config.
+        backbone (str, optional): Size of the VAN, if ``--backbone`` replaced the config's backbone.
+
+    Returns:
+        str: The config's file name without suffix, followed by the VAN size if there is one.
+
+    Example:
+        >>> get_run_name("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco", "b2")
+        'fcos_r50-caffe_fpn_gn-head_1x_coco_van_b2'
+    """
+    name = Path(config).name.removesuffix(".py")
+    return f"{name}_van_{backbone}" if backbone else name
+
+
+def get_config(name: str) -> Config:
+    """Load a config with everything that it inherits.
+
+    Args:
+        name (str): A path, a path below ``configs/``, or an upstream name, as in :func:`find_config`.
+
+    Returns:
+        Config: The loaded config.
+
+    Raises:
+        ConfigNotFoundError: If there is no such config. The message suggests the closest names.
+        UserError: If the config does not load. The message contains the error of its code.
+
+    Example:
+        >>> from van_mm import get_config
+        >>> cfg = get_config("seg/upernet_van_b2")
+        >>> cfg.model.backbone.arch, cfg.model.decode_head.in_channels
+        ('b2', [64, 128, 320, 512])
+    """
+    path = find_config(name)
+    try:
+        return Config.fromfile(path)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {str(error).partition(', the current sys.path')[0]}"
+        raise UserError(f"{path} does not load: {problem}") from error
+
+
+def get_experiment_config(name: str, parts: Sequence[str] = ("model",)) -> Config:
+    """Load a config and check that it is an experiment in one of the four codebases.
+
+    Args:
+        name (str): A path, a path below ``configs/``, or an upstream name, as in :func:`find_config`.
+        parts (Sequence[str]): Top-level keys that the config must contain. Defaults to ('model',).
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigNotFoundError: If there is no such config.
+        UserError: If the config does not load, has another ``default_scope``, or lacks one of ``parts``.
+    """
+    cfg = get_config(name)
+    if cfg.get("default_scope") not in CODEBASES:
+        scope = cfg.get("default_scope")
+        raise UserError(f"{name}: default_scope is {scope!r}. Set it to one of {', '.join(CODEBASES)}")
+    for part in parts:
+        if part not in cfg:
+            raise UserError(f"{name} has no '{part}'. Add it, or inherit from a config that has it")
+    return cfg

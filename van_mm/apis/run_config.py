@@ -1,0 +1,149 @@
+"""The config of a run: a config file, changed as the command line asks, with the guards that every run has."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from van_mm.apis.backbone_swap import swap_backbone, use_paper_optimizer
+from van_mm.apis.configs import find_config, get_experiment_config, get_run_name
+from van_mm.datasets.validation import check_data_files, find_dataset_cfgs
+from van_mm.demo.demo_config import apply_demo
+from van_mm.demo.demo_data import make_demo_data
+from van_mm.engine.distributed.processes import join_job, rank_zero_first
+from van_mm.utils.cfg_options import apply_cfg_options
+from van_mm.utils.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def get_run_config(
+    name: str,
+    *,
+    cfg_options: dict | None = None,
+    backbone: str | None = None,
+    paper_optimizer: bool = False,
+    demo: bool = False,
+    demo_root: str = "data/demo",
+    demo_iters: int | None = None,
+    work_dir: str | None = None,
+    launcher: str = "none",
+) -> Config:
+    """Load a config and change it for a run. Every change is printed.
+
+    Args:
+        name (str): A config file, a name below ``configs/``, or an upstream name (``mmdet::...``).
+        cfg_options (dict, optional): Settings to override, by dotted key. They win over all other changes.
+        backbone (str, optional): Size of a VAN that replaces the backbone, ``'b0'`` to ``'b6'``.
+        paper_optimizer (bool): Use the paper's optimizer for the task. Defaults to False.
+        demo (bool): Run on a small generated data set. Defaults to False.
+        demo_root (str): Folder of the generated data sets. Defaults to 'data/demo'.
+        demo_iters (int, optional): Optimizer steps instead of the demo's own.
+        work_dir (str, optional): Folder of logs and checkpoints. Defaults to the config's, or to ``work_dirs/`` (for
+            demos ``work_dirs/demo/``) and the config's name.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. This process joins the job of the launcher.
+            Defaults to 'none'.
+
+    Returns:
+        Config: Ready for ``Runner.from_cfg``.
+
+    Raises:
+        ConfigNotFoundError: If there is no such config.
+        UserError: If the config does not load or is not an experiment, or if a change does not fit it.
+    """
+    cfg = load_experiment(name)
+    is_swapped = change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
+    run_name = get_run_name(name, backbone if is_swapped else None)
+    default_work_dir = Path("work_dirs", "demo" if demo else "", run_name)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"./{default_work_dir}"
+    cfg.launcher = launcher
+    add_guards(cfg)
+    if demo:
+        try:
+            changes = apply_demo(cfg, demo_root, demo_iters)
+        except ValueError as error:
+            raise UserError(error) from error
+        print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
+    elif demo_iters is not None:
+        raise UserError("--demo-iters goes with --demo")
+    apply_cfg_options(cfg, cfg_options or {})
+    join_job(cfg)
+    return cfg
+
+
+def dump_config(
+    name: str,
+    file: str | Path,
+    *,
+    cfg_options: dict | None = None,
+    backbone: str | None = None,
+    paper_optimizer: bool = False,
+) -> None:
+    """Write a config, changed by :func:`get_run_config`'s arguments of the same names, as a config file of its own."""
+    cfg = load_experiment(name)
+    change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
+    apply_cfg_options(cfg, cfg_options or {})
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    cfg.dump(file)
+    print(f"wrote {file}")
+
+
+def load_experiment(name: str) -> Config:
+    """Load a config that can train and test, with the data loader defaults of mmpretrain's own tools.
+
+    Raises:
+        ConfigNotFoundError: If there is no such config.
+        UserError: If it does not load, or lacks a model or a data loader.
+    """
+    cfg = get_experiment_config(find_config(name), ("model", "train_dataloader", "test_dataloader"))
+    if cfg.default_scope == "mmpretrain":
+        for split in SPLITS:
+            loader = cfg.get(f"{split}_dataloader")
+            if loader:
+                loader.setdefault("collate_fn", ConfigDict(type="default_collate"))
+                loader.setdefault("pin_memory", torch.cuda.is_available())
+    return cfg
+
+
+def change_backbone_and_optimizer(cfg: Config, backbone: str | None, paper_optimizer: bool) -> bool:
+    """Apply ``--backbone`` and ``--optim``, and print what changed.
+
+    Returns:
+        bool: Whether the config has another backbone now.
+    """
+    swapped = swap_backbone(cfg, backbone) if backbone else []
+    changes = [*swapped, *(use_paper_optimizer(cfg) if paper_optimizer else [])]
+    if changes:
+        print("\n  ".join(["--backbone and --optim change the config:", *changes]), flush=True)
+    return bool(swapped)
+
+
+def add_guards(cfg: Config) -> None:
+    """Add the hooks that protect a run, and write its checkpoints atomically (see docs/long_runs.md)."""
+    weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies weights
+    guards = [ConfigDict(type=f"van_mm.{name}Hook") for name in ("Divergence", "ExactResume", "Stop")]
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook, *guards]
+    checkpoint_hook = cfg.get("default_hooks", {}).get("checkpoint", {})
+    if "://" not in str(checkpoint_hook.get("out_dir", "")):
+        checkpoint_hook.setdefault("backend_args", ConfigDict(backend="van_mm.AtomicBackend"))
+
+
+def prepare_data(cfg: Config, splits: tuple[str, ...], demo: bool = False) -> None:
+    """Generate the demo's data, if the run is a demo, and check that every file of the data sets exists.
+
+    Args:
+        cfg (Config): From :func:`get_run_config`.
+        splits (tuple[str]): The splits that the run needs, of ``'train'``, ``'val'`` and ``'test'``.
+        demo (bool): Generate what is missing. Defaults to False.
+
+    Raises:
+        UserError: If a file or folder is missing. The message shows the expected layout.
+    """
+    if demo:
+        for dataset in find_dataset_cfgs(cfg, SPLITS):
+            try:
+                with rank_zero_first():
+                    make_demo_data(dataset.type, dataset.data_root)
+            except (ValueError, OSError) as error:
+                raise UserError(error) from error
+    check_data_files(cfg, splits)

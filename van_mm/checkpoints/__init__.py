@@ -1,0 +1,1 @@
+"""Checkpoint files: reading them safely, VAN's published weights, and the names of their parameters."""

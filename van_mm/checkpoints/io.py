@@ -1,0 +1,226 @@
+"""Read checkpoint files safely, and download the published ones."""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import sys
+import warnings
+import zipfile
+from functools import cache
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from van_mm.utils.compat import ALLOWED_GLOBALS
+from van_mm.utils.errors import WeightsError
+
+# Published weights by name: arch, data set, classes, source, URL, and size_mb, the size of the tensors in 1e6 bytes.
+MODEL_ZOO = json.loads((Path(__file__).parent / "model_zoo.json").read_text())
+MODEL_ZOO_PREFIX = "van_mm://"
+# Environment variable for users who trust their files. If it is 1, checkpoints are unpickled without restrictions, and
+# code in them runs.
+TRUST_VARIABLE = "VAN_MM_RUN_CODE_IN_CHECKPOINTS"
+
+
+# ---- Reading files --------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint_file(path: str | Path, map_location="cpu") -> dict:
+    """Read a checkpoint file without running any code in it.
+
+    Args:
+        path (str | Path): A file in safetensors' format, if its name ends in ``.safetensors``, or else in PyTorch's.
+        map_location: Device of the tensors, as in ``torch.load``. Defaults to 'cpu'.
+
+    Returns:
+        dict: The content of the file: a state dict, or a dict that contains one.
+
+    Raises:
+        WeightsError: If the file is missing, empty, truncated or not a checkpoint, or if it refers to a type that is
+            not allowed. With ``VAN_MM_RUN_CODE_IN_CHECKPOINTS=1`` every type is allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint {path}: there is no such file")
+    size = path.stat().st_size
+    unsafe = os.environ.get(TRUST_VARIABLE) == "1"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path, device=str(map_location or "cpu")))
+        if zipfile.is_zipfile(path):  # PyTorch never compresses, and a compressed entry could unpack to any size
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise WeightsError(f"{path} is a compressed archive, not a checkpoint. Unpack it first")
+        if unsafe:
+            content = torch.load(path, map_location=map_location, weights_only=False)
+        elif torch.__version__ >= "2.6":
+            content = torch.load(path, map_location=map_location, weights_only=True)
+        else:
+            warn_of_old_torch()
+            content = torch.load(path, map_location=map_location, pickle_module=RestrictedPickle, weights_only=False)
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)|asks for (getattr\(.*\))", str(error))
+        if not refused:
+            raise WeightsError(f"{path} ({size} bytes) is cut short or not a checkpoint. Get the file again") from error
+        raise WeightsError(
+            f"{path} asks for {refused[1] or refused[2]}, which is not allowed in a weights-only file because it could "
+            f"run code. Get the weights as safetensors, or set {TRUST_VARIABLE}=1 if you trust the source of the file"
+        ) from error
+    except Exception as error:
+        cause = str(error).strip().split("\n")[0]
+        raise WeightsError(
+            f"{path} ({size} bytes) can't be read. It may be cut short or not a checkpoint: "
+            f"{type(error).__name__}: {cause}"
+        ) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+class RestrictedPickle:
+    """A pickle module that restores only tensors and the types in mmengine's checkpoints.
+
+    It is the ``pickle_module`` of ``torch.load`` before PyTorch 2.6. There ``weights_only`` is unsafe (CVE-2025-32434),
+    and before PyTorch 2.4 its allow-list cannot be extended.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        """Unpickler that refuses all other types."""
+
+        def find_class(self, module: str, name: str):
+            """Return an allowed class or function, or raise ``pickle.UnpicklingError``."""
+            module = "builtins" if module == "__builtin__" else module  # pickle's protocol 2 uses Python 2's name
+            is_storage = module == "torch" and name.isidentifier() and name.endswith("Storage")
+            if is_storage or f"{module}.{name}" in (
+                "collections.OrderedDict", "torch.Size", "torch.device", "torch._utils._rebuild_tensor_v2",
+                "torch._utils._rebuild_parameter", "_codecs.encode",
+            ):  # fmt: skip
+                return super().find_class(module, name)
+            if f"{module}.{name}" not in ALLOWED_GLOBALS:
+                raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
+            return ALLOWED_GLOBALS[f"{module}.{name}"]
+
+    @classmethod
+    def load(cls, file, **kwargs):
+        """Unpickle a file."""
+        return cls.Unpickler(file, **kwargs).load()
+
+
+@cache
+def warn_of_old_torch() -> None:
+    """Warn once that checkpoints are read by :class:`RestrictedPickle`."""
+    warnings.warn(
+        f"torch {torch.__version__} cannot read untrusted checkpoints safely (CVE-2025-32434), so van_mm uses its own "
+        "restricted reader. Upgrade to torch 2.6, or prefer safetensors for files of unknown origin.",
+        stacklevel=3,
+    )
+
+
+def download_checkpoint(url: str) -> Path:
+    """Download a checkpoint into PyTorch Hub's cache, unless it is there already, and check it.
+
+    Args:
+        url (str): Address of the file. If its name ends in ``-`` and eight hexadecimal digits, these are the first
+            digits of its SHA-256 hash.
+
+    Returns:
+        Path: The file in the cache.
+
+    Raises:
+        WeightsError: If the download fails, if the file is smaller than its tensors, or if its hash is not the one in
+            its name.
+    """
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cached))
+        except (URLError, OSError) as error:
+            raise WeightsError(
+                f"{url} can't be downloaded ({error}). Download it on another machine and put it at {cached}. To train "
+                "without these weights, add --cfg-options model.backbone.init_cfg=None or --demo"
+            ) from error
+    smallest = next((row.get("size_mb", 0) for row in MODEL_ZOO.values() if row["url"] == url), 0)
+    if cached.stat().st_size < 0.95e6 * smallest:  # 0.95: our choice, a margin for rounding
+        raise WeightsError(
+            f"{cached} has {cached.stat().st_size / 1e6:.1f} MB, but its weights take {smallest} MB. Delete the file, "
+            "and it will be downloaded again"
+        )
+    expected = re.search(r"-([0-9a-f]{8})\.\w+$", cached.name)
+    if expected:
+        with cached.open("rb") as file:
+            digest = (
+                hashlib.file_digest(file, "sha256").hexdigest()
+                if sys.version_info >= (3, 11)
+                else (hashlib.sha256(file.read()).hexdigest())
+            )
+        if not digest.startswith(expected[1]):
+            raise WeightsError(
+                f"the SHA-256 hash of {cached} is not the one in its name. Delete the file, and it will be downloaded "
+                "again"
+            )
+    return cached
+
+
+def resolve_source(source: str) -> str:
+    """Return the URL of published weights.
+
+    Args:
+        source (str): A name such as ``van_mm://b2_in1k``, a path or a URL.
+
+    Returns:
+        str: The URL of a name. A path or URL is returned unchanged.
+
+    Raises:
+        WeightsError: If there are no published weights of that name.
+
+    Example:
+        >>> resolve_source("van_mm://b0_in1k").rpartition("/")[2]
+        'van-b0_3rdparty_20230522-956f5e0d.pth'
+    """
+    if not source.startswith(MODEL_ZOO_PREFIX):
+        return source
+    name = source.removeprefix(MODEL_ZOO_PREFIX)
+    if name not in MODEL_ZOO:
+        raise WeightsError(
+            f"no weights named '{source}'; there are {', '.join(MODEL_ZOO_PREFIX + name for name in MODEL_ZOO)}"
+        )
+    return MODEL_ZOO[name]["url"]
+
+
+def read_checkpoint(source: str | Path, map_location="cpu") -> dict:
+    """Read a checkpoint from a file, a URL or the published weights.
+
+    Args:
+        source (str | Path): A path, a URL, or ``van_mm://`` and a name in :data:`MODEL_ZOO`.
+        map_location: Device of the tensors, as in ``torch.load``. Defaults to 'cpu'.
+
+    Returns:
+        dict: The content of the file: a state dict, or a dict that contains one.
+
+    Raises:
+        WeightsError: If the name is unknown, the download fails, or the file is not a safe checkpoint.
+    """
+    source = resolve_source(str(source))
+    return read_checkpoint_file(
+        download_checkpoint(source) if source.startswith(("http://", "https://")) else source, map_location
+    )
+
+
+def read_for_mmengine(filename, map_location=None, **kwargs):
+    """Call :func:`read_checkpoint` with the signature of mmengine's checkpoint loaders."""
+    return read_checkpoint(filename, map_location)
+
+
+# The readers are replaced for the whole process, because mmengine's own readers run the code in a checkpoint. The
+# reader of URLs does so with every PyTorch, because it passes weights_only=False. The reader of files does so before
+# PyTorch 2.6. Neither of them reads safetensors.
+CheckpointLoader.register_scheme(("", "http://", "https://", MODEL_ZOO_PREFIX), loader=read_for_mmengine, force=True)

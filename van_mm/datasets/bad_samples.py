@@ -1,0 +1,73 @@
+"""Leave out training samples that cannot be read or used, up to a limit."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.dataset import Compose
+
+from van_mm.utils.errors import UserError, format_error
+
+MAX_LISTED_SAMPLES = 20  # largest number of bad samples in a message (our choice)
+BAD_SAMPLES_LOG = "bad_data.jsonl"
+
+
+class SkipBadSamples(Compose):
+    """A data set's pipeline that returns None for samples that cannot be read or used.
+
+    mmengine's data sets then return another sample instead. The file and the error of each bad sample are appended to a
+    log, which all ranks and all workers of the data loaders share.
+
+    Args:
+        pipeline (Compose): The pipeline of the data set.
+        log (Path): File with one JSON object per line.
+        limit (int, optional): Largest number of distinct bad samples. With None, the first bad sample ends the run.
+
+    Raises:
+        UserError: When the number of bad samples exceeds the limit. The message lists them.
+    """
+
+    def __init__(self, pipeline: Compose, log: Path, limit: int | None) -> None:
+        self.transforms, self.log, self.limit = pipeline.transforms, log, limit
+
+    def __call__(self, data: dict) -> dict | None:
+        name = str(data.get("img_path", data.get("sample_idx")))
+        try:
+            return super().__call__(data)
+        except Exception as error:
+            return self.skip(name, format_error(error))
+
+    def skip(self, name: str, problem: str) -> None:
+        """Log a bad sample, and raise if there are more than the limit allows."""
+        with self.log.open("a") as file:
+            file.write(json.dumps(dict(file=name, error=problem)) + "\n")
+        errors = {line["file"]: line["error"] for line in map(json.loads, self.log.read_text().splitlines())}
+        if self.limit is None or len(errors) > self.limit:
+            listing = "\n".join(f"  {file}: {error}" for file, error in list(errors.items())[:MAX_LISTED_SAMPLES])
+            allowance = "" if self.limit is None else f", and {self.limit} may be (--max-bad-data)"
+            raise UserError(
+                f"{len(errors)} samples of the data set can't be used{allowance}:\n{listing}\n{self.log} lists all "
+                "that were found so far. Run tools/misc/check_dataset.py to check every sample"
+            )
+        print(f"left out, {len(errors)} of at most {self.limit}: {name}: {problem}", flush=True)
+
+
+def iter_datasets(dataset) -> Iterator:
+    """Yield a data set and all data sets that it wraps or concatenates, at any depth."""
+    yield dataset
+    for child in [*([dataset.dataset] if hasattr(dataset, "dataset") else []), *getattr(dataset, "datasets", [])]:
+        yield from iter_datasets(child)
+
+
+def skip_bad_samples(dataset, log: Path, fraction: float | None) -> None:
+    """Replace the pipelines of a data set, and of all data sets inside it, by :class:`SkipBadSamples`.
+
+    Args:
+        dataset (Dataset): A data set of mmengine or of a codebase. It is changed in place.
+        log (Path): File that the bad samples are appended to, with one JSON object per line.
+        fraction (float, optional): Largest share of bad samples, 0 to 1. With None, the first bad sample ends the run.
+    """
+    limit = None if fraction is None else int(fraction * len(dataset))
+    for part in iter_datasets(dataset):
+        if isinstance(pipeline := getattr(part, "pipeline", None), Compose):
+            part.pipeline = SkipBadSamples(pipeline, log, limit)

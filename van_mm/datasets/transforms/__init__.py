@@ -1,0 +1,5 @@
+"""Transforms that the four codebases lack."""
+
+from van_mm.datasets.transforms.loading import LoadSaliencyMask
+
+__all__ = ["LoadSaliencyMask"]

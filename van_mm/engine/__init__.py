@@ -1,0 +1,1 @@
+"""Hooks, optimizer wrappers, checkpoint files, and distributed jobs."""

@@ -1,0 +1,43 @@
+"""Save predictions as images while testing."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.hooks import Hook
+
+from van_mm.registry import HOOKS
+from van_mm.visualization.drawing import draw_sample, has_ground_truth
+
+
+@HOOKS.register_module()
+class PanelHook(Hook):
+    """While testing, save a PNG for each image: the image, the ground truth and the prediction side by side.
+
+    The hook acts after each test iteration and draws with the visualizer of the codebase that runs. The ground truth is
+    omitted if the data pipeline does not load it, as for person boxes from a detector. Saliency is drawn as the mask
+    and the predicted map in gray.
+
+    Args:
+        out_dir (str): Folder of the PNG files. It is created if it does not exist.
+        score_thr (float): Detections below this score are not drawn. Defaults to 0.3.
+
+    Raises:
+        OSError: If the folder cannot be created.
+    """
+
+    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+        self.out_dir = Path(out_dir)
+        self.score_thr = score_thr
+
+    def before_test_epoch(self, runner) -> None:
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        for i, sample in enumerate(outputs):
+            image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+            truth_flags = (True, False) if has_ground_truth(sample) else (False,)
+            drawings = [draw_sample(runner.visualizer, image, sample, truth, self.score_thr) for truth in truth_flags]
+            panels = [cv2.resize(panel, image.shape[1::-1]) for panel in (image, *drawings)]
+            name = f"{batch_idx:05d}_{i}_{Path(sample.img_path).stem}.png"
+            cv2.imwrite(str(self.out_dir / name), cv2.cvtColor(np.concatenate(panels, axis=1), cv2.COLOR_RGB2BGR))

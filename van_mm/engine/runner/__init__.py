@@ -1,0 +1,1 @@
+"""Checkpoint files and random states of a run."""

@@ -1,0 +1,5 @@
+"""Metrics that the four codebases lack."""
+
+from van_mm.evaluation.metrics.saliency_metric import SaliencyMetric
+
+__all__ = ["SaliencyMetric"]

@@ -1,0 +1,1 @@
+"""The VAN backbone, and its blocks as fused operators."""

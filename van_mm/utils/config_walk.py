@@ -1,0 +1,39 @@
+"""Visit every dict of a config, and change what occurs at many places of it."""
+
+from collections.abc import Iterator, Sequence
+
+from mmengine.config import ConfigDict
+
+
+def iter_dicts(node) -> Iterator[ConfigDict]:
+    """Yield every dict inside a config, a list or a dict, the outermost first."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from iter_dicts(child)
+
+
+def replace_data_root(node, root: str):
+    """Return ``node`` with ``root`` in place of the leading ``data`` of every path. Dicts are changed in place."""
+    if isinstance(node, str):
+        return f"{root}/{node[5:]}" if node.startswith("data/") else node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = replace_data_root(value, root)
+    elif isinstance(node, (list, tuple)):
+        return type(node)(replace_data_root(value, root) for value in node)
+    return node
+
+
+def to_pair(size: int | Sequence[int] | None) -> Sequence[int] | None:
+    """Return a single number twice; a pair or None is returned unchanged."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def drop_pretrained(node: ConfigDict) -> None:
+    """Remove every ``init_cfg`` and ``pretrained`` from a config, in place."""
+    for one in iter_dicts(node):
+        for key in ("init_cfg", "pretrained"):
+            one.pop(key, None)

@@ -1,0 +1,88 @@
+"""Find and read the images and videos that a user names."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from van_mm.utils.errors import UserError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+
+
+def find_input_files(sources: Sequence[str]) -> list[Path]:
+    """Return the files that a list of paths, folders and patterns refers to.
+
+    Args:
+        sources (Sequence[str]): Files, glob patterns, and folders. A folder stands for all images and videos below it.
+
+    Returns:
+        list[Path]: The files in the order of the sources, without duplicates.
+
+    Raises:
+        UserError: If a source does not exist, matches no file, or is a folder without images and videos.
+    """
+    found_files: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            files = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and p.is_file()
+            )
+            if not files:
+                raise UserError(f"{source}: no picture or video in this folder")
+        elif path.is_file():
+            files = [path]
+        else:
+            files = [Path(file) for file in sorted(glob.glob(source, recursive=True)) if Path(file).is_file()]
+            if not files:
+                raise UserError(f"{source}: no such file, folder or pattern")
+        found_files |= dict.fromkeys(files)
+    return list(found_files)
+
+
+def read_image(file: str | Path) -> np.ndarray:
+    """Read an image file of any format that OpenCV knows.
+
+    Args:
+        file (str | Path): The file. Gray, 16-bit and transparent images are converted.
+
+    Returns:
+        np.ndarray: The image (H, W, 3), uint8, BGR, rotated as its EXIF orientation says.
+
+    Raises:
+        UserError: If the file is missing or is not an image.
+    """
+    try:
+        data = np.fromfile(file, np.uint8)
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UserError(f"{file} is no picture that OpenCV can read ({data.size} bytes)")
+    return image
+
+
+def iter_video_frames(file: str | Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video.
+
+    Args:
+        file (str | Path): The video, in any format that OpenCV knows.
+
+    Yields:
+        np.ndarray: A frame (H, W, 3), uint8, BGR.
+
+    Raises:
+        UserError: If the file is missing or is not a video.
+    """
+    video = cv2.VideoCapture(str(file))
+    ok, frame = video.read()
+    if not ok:
+        raise UserError(f"{file} is no video that OpenCV can read")
+    while ok:
+        yield frame
+        ok, frame = video.read()
+    video.release()

@@ -1,0 +1,86 @@
+"""Draw predictions and ground truth on images with the visualizers of the four codebases."""
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from uuid import uuid4
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+
+
+def build_visualizer(cfg: Config, meta: dict) -> Visualizer:
+    """Build the config's visualizer without backends, so that it writes no files.
+
+    Args:
+        cfg (Config): An experiment.
+        meta (dict): The data set's meta information, with the names and colors of the classes.
+    """
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=uuid4().hex, vis_backends=None))
+    visualizer.alpha = 0.6
+    if cfg.default_scope == "mmpose":
+        visualizer.set_dataset_meta(meta)
+    else:
+        visualizer.dataset_meta = meta
+    return visualizer
+
+
+def get_class_name(classes: Sequence[str] | None, label: int) -> str:
+    """Return the first of a class's names, or its index as text if ``classes`` is None or empty."""
+    return str(classes[label]).split(",")[0] if classes else str(label)
+
+
+def draw_sample(
+    visualizer: Visualizer,
+    image: np.ndarray,
+    sample: BaseDataElement,
+    truth: bool = False,
+    score_thr: float = 0.3,
+    labels: bool = True,
+) -> np.ndarray:
+    """Draw the prediction or the ground truth of a data sample on its image.
+
+    Args:
+        visualizer (Visualizer): Visualizer of the sample's codebase, from :func:`build_visualizer`.
+        image (np.ndarray): Image (H, W, 3, uint8, RGB).
+        sample (BaseDataElement): Data sample of one of the codebases, with coordinates in pixels of ``image``.
+        truth (bool): Draw the ground truth instead of the prediction. Defaults to False.
+        score_thr (float): Detections below this score are not drawn. Defaults to 0.3.
+        labels (bool): Write the names of classes on a semantic segmentation. Defaults to True.
+
+    Returns:
+        np.ndarray: (H, W, 3, uint8, RGB). For saliency, this is the saliency map in gray instead of the image.
+    """
+    if is_saliency(sample):
+        saliency = (sample.gt_sem_seg if truth else sample.seg_logits).data[0].float()
+        return cv2.cvtColor((255 * saliency).byte().cpu().numpy(), cv2.COLOR_GRAY2RGB)
+    panoptic = sample.get("gt_panoptic_seg" if truth else "pred_panoptic_seg")
+    if panoptic is not None and (panoptic.sem_seg % 1000 >= len(visualizer.dataset_meta["classes"])).all():
+        return image.copy()  # mmdet's visualizer fails on a panoptic segmentation without segments
+    codebase = type(visualizer).__module__.partition(".")[0]
+    options = {
+        "mmdet": dict(pred_score_thr=score_thr),
+        "mmpose": dict(kpt_thr=0.1, draw_bbox=True),
+        "mmseg": dict(with_labels=labels),
+    }.get(codebase, {})
+    draw = visualizer.visualize_cls if codebase == "mmpretrain" else partial(visualizer.add_datasample, "")
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:  # without out_file, visualizers write to their backends
+        draw(image, sample, draw_gt=truth, draw_pred=not truth, out_file=file.name, **options)
+        return cv2.cvtColor(cv2.imread(file.name), cv2.COLOR_BGR2RGB)
+
+
+def is_saliency(sample: BaseDataElement) -> bool:
+    """Return whether the prediction is a saliency map."""
+    return "seg_logits" in sample and len(sample.seg_logits.data) == 1
+
+
+def has_ground_truth(sample: BaseDataElement) -> bool:
+    """Return whether the sample has ground truth that can be drawn."""
+    return any(
+        getattr(sample, key, None) is not None and (key != "gt_instances" or len(sample.gt_instances))
+        for key in ("gt_label", "gt_sem_seg", "gt_instances", "gt_panoptic_seg")
+    )
