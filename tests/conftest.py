@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """Import the four codebases in this process, so that forks of it need not."""
+    for codebase in ("mmpretrain", "mmdet", "mmseg", "mmpose"):
+        import_module(f"{codebase}.utils").register_all_modules(init_default_scope=False)
+
+
 @pytest.fixture
-def fork_tool(tmp_path):
+def fork_tool(tmp_path, imported):
     """Run ``tools/<name>.py`` in children of this process, which have torch and MMLab imported already.
 
     With ``ranks`` they form a distributed job, as torchrun would start it.

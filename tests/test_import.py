@@ -38,13 +38,11 @@ NO_HOME = """
 
 def test_without_a_home_folder():
     """Neither HOME nor an entry in the password database, as in some containers."""
-    done = run_python(
-        textwrap.dedent(NO_HOME) + textwrap.dedent(BUILDS), HOME=None, XDG_CACHE_HOME=None, USER=None, LOGNAME=None
-    )
+    nothing = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"))
+    done = run_python(textwrap.dedent(NO_HOME) + textwrap.dedent(BUILDS), **nothing)
     assert done.returncode == 0, done.stderr
-    done = run_python(
-        textwrap.dedent(NO_HOME) + "import runpy; runpy.run_module('van_mm.ops', run_name='__main__')", **nothing
-    )
+    compile_kernels = "import runpy; runpy.run_module('van_mm.ops', run_name='__main__')"
+    done = run_python(textwrap.dedent(NO_HOME) + compile_kernels, **nothing)
     assert done.returncode == 1 and "Set XDG_CACHE_HOME" in done.stderr and "Traceback" not in done.stderr
 
 

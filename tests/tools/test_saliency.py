@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
 from tests.tools.test_train_test import refused
 from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
 
@@ -47,20 +46,14 @@ def test_a_missing_set_is_said_before_anything(run_tool, demo_root, tmp_path):
     assert not (tmp_path / "work_dirs").exists()
 
 
-def test_a_bad_mask_ends_training_with_one_message(run_process, demo_root, tmp_path):
+def test_a_bad_mask_ends_training_with_one_message(fork_tool, demo_root, tmp_path):
     """Also from a worker of the data loader, which has a traceback to send."""
     shutil.copytree(demo_root / "saliency", tmp_path / "demo/saliency")
     for mask in (tmp_path / "demo/saliency" / SALIENCY_LAYOUTS["DUTS-TR"].masks).iterdir():
         cv2.imwrite(str(mask), np.zeros((7, 9), np.uint8))
-    done = run_process(
-        ROOT / "tools/train.py",
-        "seg/edn_van_b1_duts",
-        "--demo",
-        "--demo-root",
-        tmp_path / "demo",
-        "--cfg-options",
-        "train_dataloader.num_workers=1",
-    )
+    demo = ("--demo", "--demo-root", tmp_path / "demo", "--cfg-options", "train_dataloader.num_workers=1")
+    (fork,) = fork_tool("train", "seg/edn_van_b1_duts", *demo)
+    done = fork.wait()
     refused(done, "is 9x7 pixels, its image", "tools/dataset_converters/saliency.py")
     assert "error: 1 samples of the data set can't be used, and 0 may be" in done.stdout
 

@@ -2,8 +2,6 @@
 
 import json
 
-from tests.conftest import ROOT
-
 OUTCOMES = {
     "mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py": "works",  # and takes a training step
     "mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py": "refused",
@@ -13,10 +11,10 @@ OUTCOMES = {
 }
 
 
-def test_sweep(run_process, tmp_path):
+def test_sweep(fork_tool, tmp_path):
     files = ("--json", tmp_path / "sweep.json", "--markdown", tmp_path / "any_config.md")
-    sweep = (ROOT / "tools/misc/sweep_upstream.py", "--match", *OUTCOMES, "--backbone", "b0", "--jobs", 1, *files)
-    done = run_process(*sweep)
+    sweep = ("misc/sweep_upstream", "--match", *OUTCOMES, "--backbone", "b0", "--jobs", 1, *files)
+    done = fork_tool(*sweep)[0].wait()
     assert done.returncode == 0, done.stdout
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert {name: one["outcome"] for name, one in found.items()} == OUTCOMES
@@ -27,7 +25,7 @@ def test_sweep(run_process, tmp_path):
 
     found["mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py"] = dict(outcome="refused", why="of old")
     (tmp_path / "sweep.json").write_text(json.dumps(found))
-    done = run_process(*sweep)
+    done = fork_tool(*sweep)[0].wait()
     assert done.returncode == 0 and "| mmseg | 1 | 1 | 0 | 0.0% |" in done.stdout  # what is done is not done again
-    done = run_process(ROOT / "tools/misc/sweep_upstream.py", "--match", "mmdet::nothing")
+    done = fork_tool("misc/sweep_upstream", "--match", "mmdet::nothing")[0].wait()
     assert done.returncode == 1 and "no config of an installed codebase" in done.stdout

@@ -68,20 +68,21 @@ def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
     """A segmentor's checkpoint as a pose estimator's init_cfg, and an official classifier by load_from."""
     demo = ("--demo", "--demo-root", demo_root, "--demo-iters", 1, "--no-validate", "--work-dir")
     options = ("--cfg-options", "train_dataloader.batch_size=2", "optim_wrapper.optimizer.lr=0.0")
-    done = run_tool("train", "seg/upernet_van_b2", *demo, tmp_path / "seg", *options)
+    done = run_tool("train", "seg/upernet_van_b0", *demo, tmp_path / "seg", *options)
     assert done.returncode == 0, done.stdout
     (tmp_path / "pose.py").write_text(
         f"_base_ = {str(CONFIG_DIR / 'pose/simplebaseline_van_b2_coco_256x192.py')!r}\n"
-        f"model = dict(backbone=dict(init_cfg=dict(checkpoint={str(tmp_path / 'seg/iter_1.pth')!r})))\n"
+        f"init_cfg = dict(checkpoint={str(tmp_path / 'seg/iter_1.pth')!r})\n"
+        "model = dict(backbone=dict(arch='b0', init_cfg=init_cfg), head=dict(in_channels=256))\n"
     )
     done = run_tool("train", tmp_path / "pose.py", *demo, tmp_path / "pose", *options)
     assert done.returncode == 0, done.stdout
-    official = VAN(arch="b2")
+    official = VAN(arch="b0")
     official.init_weights()
-    head = {"head.weight": torch.ones(1000, 512), "head.bias": torch.ones(1000)}
-    torch.save(dict(state_dict=official.state_dict() | head), tmp_path / "van_base_828.pth.tar")
-    load_from = f"load_from={tmp_path / 'van_base_828.pth.tar'}"
-    done = run_tool("train", "cls/van_b2_in1k", *demo, tmp_path / "cls", *options, load_from)
+    head = {"head.weight": torch.ones(1000, 256), "head.bias": torch.ones(1000)}
+    torch.save(dict(state_dict=official.state_dict() | head), tmp_path / "van_tiny_754.pth.tar")
+    load_from = f"load_from={tmp_path / 'van_tiny_754.pth.tar'}"
+    done = run_tool("train", "cls/van_b0_in1k", *demo, tmp_path / "cls", *options, load_from)
     assert done.returncode == 0, done.stdout
 
     seg, pose, cls = (read_checkpoint(tmp_path / name / "iter_1.pth") for name in ("seg", "pose", "cls"))

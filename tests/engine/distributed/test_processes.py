@@ -140,14 +140,17 @@ def test_two_processes_do_what_one_does(task, run_two, run_tool, demo_root, tmp_
     assert again == pytest.approx({key: metrics[0][key] for key in again}, abs=1e-6) and again
 
 
+RUNNING = ("cls/van_b0_in1k", "--demo", "--demo-iters", 5000, "--no-validate")
+OPTIONS = ("--cfg-options", "train_dataloader.batch_size=2", "default_hooks.logger.interval=1")
+
+
 @pytest.fixture
 def running(two, demo_root, tmp_path):
-    """A training of two processes, some steps on its way; and the two, by rank."""
+    """A training of two processes under torchrun, some steps on its way; and the two, by rank."""
 
-    def start(*options: str) -> tuple[subprocess.Popen, list[int]]:
-        train = ("cls/van_b0_in1k", "--demo", "--demo-root", demo_root, "--demo-iters", 5000, "--work-dir")
-        options = ("train_dataloader.batch_size=2", "default_hooks.logger.interval=1", *options)
-        process = two("train", *train, tmp_path / "run", "--no-validate", "--cfg-options", *options)
+    def start() -> tuple[subprocess.Popen, list[int]]:
+        train = (*RUNNING, "--demo-root", demo_root, "--work-dir", tmp_path / "run")
+        process = two("train", *train, *OPTIONS)
         assert any("Iter(train)" in line for line in process.stdout)
         workers = {}
         for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
@@ -169,12 +172,28 @@ def test_a_killed_process_ends_the_job(running):
     assert "rank      : 1" in done.stdout and "SIGKILL" in done.stdout
 
 
-@pytest.mark.parametrize("asked", ["torchrun", "rank 1"])
-def test_preempted_together(asked, running, run_tool, demo_root, tmp_path):
-    """A signal to all, or to one, has the job write one checkpoint and end."""
-    process, (_, second) = running()
-    os.kill(process.pid if asked == "torchrun" else second, signal.SIGTERM)
-    done = wait(process)
+def test_preempted_together(running, tmp_path):
+    """A signal to torchrun has the job write one checkpoint and end."""
+    process, _ = running()
+    os.kill(process.pid, signal.SIGTERM)
+    check_preempted(wait(process), tmp_path)
+
+
+def test_preempted_through_one_rank(fork_tool, demo_root, tmp_path):
+    """A signal to one rank does so too."""
+    train = (*RUNNING, "--demo-root", demo_root, "--work-dir", tmp_path / "run")
+    first, second = fork_tool("train", *train, *OPTIONS, ranks=2)
+    while "Iter(train)" not in first.log.read_text():
+        assert os.waitpid(first.pid, os.WNOHANG) == (0, 0), first.log.read_text()
+        time.sleep(0.1)
+    os.kill(second.pid, signal.SIGTERM)
+    done = [fork.wait() for fork in (first, second)]
+    assert all(one.returncode == 128 + signal.SIGTERM for one in done)
+    check_preempted(done[0], tmp_path)
+
+
+def check_preempted(done: Done, folder: Path) -> None:
+    """The job has ended with one complete checkpoint."""
     assert done.returncode != 0 and "SIGTERM: ended after iteration" in done.stdout, done.stdout
-    last = Path((tmp_path / "run/last_checkpoint").read_text())
-    assert is_complete(last) and len(list((tmp_path / "run").glob("iter_*.pth"))) == 1
+    last = Path((folder / "run/last_checkpoint").read_text())
+    assert is_complete(last) and len(list((folder / "run").glob("iter_*.pth"))) == 1
