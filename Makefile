@@ -24,7 +24,7 @@ demo: setup
 	@echo "pictures (image, ground truth, prediction): $(WORK)/pictures"
 
 test: setup
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	.venv/bin/ruff check .

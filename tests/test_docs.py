@@ -10,7 +10,6 @@ from modelindex import load as load_model_index
 from tests.conftest import ROOT
 from van_mm import get_config, swap_backbone
 from van_mm.apis.configs import CONFIG_DIR, list_configs
-from van_mm.paper.docs import render_docs
 
 EXAMPLES = dict(
     re.findall(r"```python\n# configs/my/(\w+)\.py\n(.*?)```", (ROOT / "docs/custom_experiments.md").read_text(), re.S)
@@ -69,17 +68,6 @@ def test_own_data_set_trains(my_configs, tmp_path, run_tool):
     options += ["model.data_preprocessor.size=(64,64)", "val_dataloader.dataset.pipeline.1.scale=(128,128)"]
     done = run_tool("train", my_configs / "upernet_van_b0_fields.py", "--cfg-options", *options)
     assert done.returncode == 0 and "weed" in done.stdout and "mIoU" in done.stdout, done.stdout
-
-
-@pytest.fixture(scope="module")
-def rendered() -> dict[str, str]:
-    return render_docs()
-
-
-def test_generated_files_are_up_to_date(rendered):
-    """`python tools/analysis/paper_tables.py --update-docs` brings them there."""
-    for name, text in rendered.items():
-        assert (ROOT / name).read_text() == text, name
 
 
 def test_model_index():

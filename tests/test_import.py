@@ -25,8 +25,8 @@ def run_python(code: str, *options: str, **variables: str | None) -> subprocess.
 
 BUILDS = """
     import van_mm
-    from mmdet.registry import MODELS
-    assert type(MODELS.build(dict(type="VAN", arch="b0"))) is van_mm.VAN
+    from mmengine.registry import MODELS
+    assert type(MODELS.build(dict(type="van_mm.VAN", arch="b0"))) is van_mm.VAN
 """
 NO_HOME = """
     import pwd

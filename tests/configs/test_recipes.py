@@ -153,10 +153,10 @@ def test_auto_scale_lr(config, gpus, demo_root, tmp_path):
     [config if config in QUICK else pytest.param(config, marks=pytest.mark.slow) for config in list_configs()],
 )
 def test_demo_trains(config, demo_root, run_tool):
-    """Every config trains through the tool; B5 and B6 with a block a stage."""
+    """Every config trains through the tool; B4, B5 and B6 with a block a stage."""
     size = config.split("van_")[1][:2]
     options = []
-    if size in ("b5", "b6"):
+    if size in ("b4", "b5", "b6"):
         values = {"_delete_": True} | {key: str(value).replace(" ", "") for key, value in shallow(size).items()}
         options = ["--cfg-options", *(f"model.backbone.arch.{key}={value}" for key, value in values.items())]
     done = run_tool("train", config, "--demo", "--demo-iters", 2, "--demo-root", demo_root, "--no-validate", *options)

@@ -10,6 +10,7 @@ from van_mm import get_config, list_configs
 from van_mm.analysis.complexity import count_complexity
 from van_mm.paper.tables import check_row, count_lka_parameters, equals_printed, find_measured_metrics, load_paper
 
+pytestmark = pytest.mark.xdist_group("paper tables")  # a process counts each model once
 TABLES = load_paper()["tables"]
 ROWS = [(number, row) for number, table in TABLES.items() for row in table["rows"]]
 

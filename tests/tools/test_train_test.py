@@ -18,11 +18,11 @@ from van_mm.checkpoints.io import read_checkpoint
 from van_mm.models import VAN
 
 CONFIGS = [
-    "cls/van_b2_in1k",
+    "cls/van_b0_in1k",
     "det/retinanet_van_b0_1x_coco",
-    "det/mask_rcnn_van_b2_1x_coco",
+    "det/mask_rcnn_van_b0_1x_coco",
     "det/mask2former_van_b2_50e_coco_panoptic",
-    "seg/upernet_van_b2",
+    "seg/upernet_van_b0",
     "pose/simplebaseline_van_b2_coco_256x192",
 ]
 
@@ -30,7 +30,7 @@ CONFIGS = [
 # Two steps teach nothing: without this, mmdet has no detection to evaluate.
 KEEP_ALL = {
     "det/retinanet_van_b0_1x_coco": ("model.test_cfg.score_thr=0.0",),
-    "det/mask_rcnn_van_b2_1x_coco": ("model.test_cfg.rcnn.score_thr=0.0",),
+    "det/mask_rcnn_van_b0_1x_coco": ("model.test_cfg.rcnn.score_thr=0.0",),
 }
 
 
@@ -145,7 +145,7 @@ SMALLER = {
 
 @pytest.mark.parametrize(
     ("codebase", "config", "data"),
-    [("mmseg", "seg/upernet_van_b2.py", "ade"), ("mmdet", "det/retinanet_van_b0_1x_coco.py", "coco")],
+    [("mmseg", "seg/upernet_van_b0.py", "ade"), ("mmdet", "det/retinanet_van_b0_1x_coco.py", "coco")],
 )
 def test_upstream_train_runs_our_config(codebase, config, data, run_process, demo_root, tmp_path):
     """The config as it stands under the codebase's own tool; only length, image size and weights differ."""
