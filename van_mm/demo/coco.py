@@ -60,8 +60,9 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     return [contour.ravel().tolist() for contour in contours if len(contour) >= 3]
 
 
-def write_json(path: Path, **content) -> None:
-    """Write the keyword arguments as a JSON object."""
+def write_annotations(path: Path, images: list[dict], annotations: list[dict], categories: list[dict]) -> None:
+    """Write an annotation file in COCO's format."""
+    content = dict(info={}, licenses=[], images=images, annotations=annotations, categories=categories)
     path.write_text(json.dumps(content))
 
 
@@ -98,22 +99,10 @@ def write_coco_scenes(root: Path, name: str, split: int, number: int, height: in
         rgb = np.stack([label // 256**2, label // 256 % 256, label % 256], -1).astype(np.uint8)
         write_image(root / "annotations" / f"panoptic_{name}" / file, rgb)
         panoptic.append(dict(image_id=i, file_name=file, segments_info=segments))
-    write_json(
-        root / "annotations" / f"instances_{name}.json",
-        info={},
-        licenses=[],
-        images=images,
-        annotations=instances,
-        categories=[c for c in categories if c["isthing"]],
+    write_annotations(
+        root / "annotations" / f"instances_{name}.json", images, instances, [c for c in categories if c["isthing"]]
     )
-    write_json(
-        root / "annotations" / f"panoptic_{name}.json",
-        info={},
-        licenses=[],
-        images=images,
-        annotations=panoptic,
-        categories=categories,
-    )
+    write_annotations(root / "annotations" / f"panoptic_{name}.json", images, panoptic, categories)
 
 
 # The edges of COCO's skeleton, as 1-based indices of KEYPOINTS.
@@ -175,13 +164,6 @@ def write_coco_people(root: Path, name: str, split: int, number: int, height: in
         write_image(root / name / entry["file_name"], to_uint8(image))
         images.append(entry)
     person = dict(id=1, name="person", supercategory="person", keypoints=list(KEYPOINTS), skeleton=SKELETON)
-    write_json(
-        root / "annotations" / f"person_keypoints_{name}.json",
-        info={},
-        licenses=[],
-        images=images,
-        annotations=people,
-        categories=[person],
-    )
+    write_annotations(root / "annotations" / f"person_keypoints_{name}.json", images, people, [person])
     detections = root / "person_detection_results" / f"COCO_{name}_detections_AP_H_56_person.json"
     detections.write_text(json.dumps(boxes))
