@@ -67,8 +67,23 @@ def main(args: argparse.Namespace) -> None:
 
     with wrap_first_step_errors(runner):
         metrics = runner.test()
-    if args.out and args.out.endswith(".json") and runner.rank == 0:
-        dump({key: float(value) for key, value in metrics.items()}, args.out)
+    if runner.rank == 0:
+        if args.out and args.out.endswith(".json"):
+            dump({key: float(value) for key, value in metrics.items()}, args.out)
+        print_published(args.checkpoint, metrics)
+
+
+def print_published(checkpoint: str, metrics: dict) -> None:
+    """Print the metric that the source of published weights reports, beside the measured one."""
+    from van_mm.checkpoints.io import MODEL_ZOO, MODEL_ZOO_PREFIX
+
+    name = checkpoint.removeprefix(MODEL_ZOO_PREFIX) if checkpoint.startswith(MODEL_ZOO_PREFIX) else None
+    published = MODEL_ZOO.get(name, {}).get("published")
+    if published and published["metric"] in metrics:
+        measured = float(metrics[published["metric"]])
+        print(
+            f"{published['metric']}: measured {measured:.2f}, published {published['value']} ({published['protocol']})"
+        )
 
 
 def save_predictions(cfg, out: str) -> None:

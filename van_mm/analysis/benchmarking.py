@@ -55,7 +55,7 @@ def collect_grad_tensors(outputs) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs] if outputs.requires_grad else []
     if isinstance(outputs, dict):
-        outputs = outputs.values()
+        outputs = list(outputs.values())
     if isinstance(outputs, (list, tuple)):
         return [tensor for output in outputs for tensor in collect_grad_tensors(output)]
     return []

@@ -1,20 +1,18 @@
 """List the published weights: ``python -m van_mm.checkpoints``."""
 
-from pathlib import Path
-
-import torch
-
-from van_mm.checkpoints.io import MODEL_ZOO, MODEL_ZOO_PREFIX
+from van_mm.checkpoints.io import MODEL_ZOO, MODEL_ZOO_PREFIX, get_cache_path
 
 
 def main() -> None:
     """Print a table of the published weights, and which of them are in the cache."""
-    print(f"{'name':<28}{'VAN':<5}{'trained on':<14}{'classes':<9}{'MB':<7}{'cached':<8}source")
+    print(f"{'name':<32}{'VAN':<5}{'trained on':<14}{'classes':<9}{'MB':<7}{'published':<22}{'cached':<8}source")
     for name, row in MODEL_ZOO.items():
-        cached = Path(torch.hub.get_dir(), "checkpoints", row["url"].rpartition("/")[2]).is_file()
+        size = row.get("file_mb") or row["size_mb"] or "-"
+        published = "{metric} {value}".format(**row["published"]) if "published" in row else "-"
+        cached = "yes" if get_cache_path(row["url"]).is_file() else "no"
         print(
-            f"{MODEL_ZOO_PREFIX + name:<28}{row['arch'].upper():<5}{row['pretrain']:<14}"
-            f"{row['classes'] or 'no head':<9}{row['size_mb']:<7}{'yes' if cached else 'no':<8}{row['source']}"
+            f"{MODEL_ZOO_PREFIX + name:<32}{row['arch'].upper():<5}{row['pretrain']:<14}"
+            f"{row['classes'] or 'no head':<9}{size:<7}{published:<22}{cached:<8}{row['source']}"
         )
 
 

@@ -5,25 +5,33 @@ import json
 import os
 import pickle
 import re
-import sys
+import shutil
 import warnings
 import zipfile
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
+from rich.console import Console
+from rich.progress import wrap_file
 
 from van_mm.utils.compat import ALLOWED_GLOBALS
 from van_mm.utils.errors import WeightsError
 
-# Published weights by name: arch, data set, classes, source, URL, and size_mb, the size of the tensors in 1e6 bytes.
+# Published weights by name. size_mb is the size of the tensors in 1e6 bytes, and file_mb that of a file that holds
+# more, such as an optimizer. file is a name for the file of a URL that has none. published is the metric that the
+# source reports for these weights, with its protocol.
 MODEL_ZOO = json.loads((Path(__file__).parent / "model_zoo.json").read_text())
 MODEL_ZOO_PREFIX = "van_mm://"
 # Environment variable for users who trust their files. If it is 1, checkpoints are unpickled without restrictions, and
 # code in them runs.
 TRUST_VARIABLE = "VAN_MM_RUN_CODE_IN_CHECKPOINTS"
+CHECKPOINT_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
 
 # ---- Reading files --------------------------------------------------------------------------------------------------
@@ -124,50 +132,100 @@ def warn_of_old_torch() -> None:
     )
 
 
+def get_cache_path(url: str) -> Path:
+    """Return the path at which the download of a URL is kept, whether or not it exists.
+
+    It is below PyTorch Hub's folder for checkpoints. A name with a hash, as OpenMMLab's files have it, belongs to one
+    file only and stays where other programs look for it. Other names, such as ``pytorch_model.bin``, belong to many, so
+    each URL has a folder of its own.
+
+    Example:
+        >>> url = "https://huggingface.co/Visual-Attention-Network/van-tiny/resolve/main/pytorch_model.bin?download=true"
+        >>> "/".join(get_cache_path(url).parts[-2:])
+        'ea2acc5c/pytorch_model.bin'
+    """
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    name = Path(urlparse(url).path.rstrip("/")).name
+    if HASH_IN_NAME.search(name):
+        return folder / name
+    if not name.endswith(CHECKPOINT_SUFFIXES):  # a link without a file name
+        name = next(
+            (row["file"] for row in MODEL_ZOO.values() if row["url"] == url and "file" in row), "checkpoint.pth"
+        )
+    return folder / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+
+
 def download_checkpoint(url: str) -> Path:
-    """Download a checkpoint into PyTorch Hub's cache, unless it is there already, and check it.
+    """Download a checkpoint, unless it is in the cache already, and check it.
 
     Args:
         url (str): Address of the file. If its name ends in ``-`` and eight hexadecimal digits, these are the first
             digits of its SHA-256 hash.
 
     Returns:
-        Path: The file in the cache.
+        Path: The file in the cache, see :func:`get_cache_path`.
 
     Raises:
-        WeightsError: If the download fails, if the file is smaller than its tensors, or if its hash is not the one in
-            its name.
+        WeightsError: If the download fails or breaks off, if the answer is a web page, if the file is smaller than its
+            tensors, or if its hash is not the one in its name. An incomplete file is not kept.
     """
-    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    cached = get_cache_path(url)
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
+        draft = cached.with_name(f".{cached.name}-{os.getpid()}")
         try:
-            torch.hub.download_url_to_file(url, str(cached))
-        except (URLError, OSError) as error:
-            raise WeightsError(
-                f"{url} can't be downloaded ({error}). Download it on another machine and put it at {cached}. To train "
-                "without these weights, add --cfg-options model.backbone.init_cfg=None or --demo"
-            ) from error
+            fetch(url, draft, cached)
+            draft.replace(cached)
+        finally:
+            draft.unlink(missing_ok=True)
     smallest = next((row.get("size_mb", 0) for row in MODEL_ZOO.values() if row["url"] == url), 0)
     if cached.stat().st_size < 0.95e6 * smallest:  # 0.95: our choice, a margin for rounding
         raise WeightsError(
             f"{cached} has {cached.stat().st_size / 1e6:.1f} MB, but its weights take {smallest} MB. Delete the file, "
             "and it will be downloaded again"
         )
-    expected = re.search(r"-([0-9a-f]{8})\.\w+$", cached.name)
-    if expected:
-        with cached.open("rb") as file:
-            digest = (
-                hashlib.file_digest(file, "sha256").hexdigest()
-                if sys.version_info >= (3, 11)
-                else (hashlib.sha256(file.read()).hexdigest())
-            )
-        if not digest.startswith(expected[1]):
-            raise WeightsError(
-                f"the SHA-256 hash of {cached} is not the one in its name. Delete the file, and it will be downloaded "
-                "again"
-            )
+    expected = HASH_IN_NAME.search(cached.name)
+    if expected and not compute_sha256(cached).startswith(expected[1]):
+        raise WeightsError(
+            f"the SHA-256 hash of {cached} is not the one in its name. Delete the file, and it will be downloaded again"
+        )
     return cached
+
+
+def fetch(url: str, draft: Path, cached: Path) -> None:
+    """Download a URL to ``draft`` and show the progress.
+
+    Raises:
+        WeightsError: If the download fails or breaks off, or if the answer is a web page. The message names ``cached``.
+    """
+    remedy = (
+        f"Download it on another machine or in a browser, and put it at {cached}. To train without these weights, add "
+        "--cfg-options model.backbone.init_cfg=None or --demo"
+    )
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "van_mm"}), timeout=60) as response:
+            length = int(response.headers.get("Content-Length") or 0)
+            progress = wrap_file(response, length or None, description=cached.name, console=Console(stderr=True))
+            with progress as body, draft.open("wb") as file:
+                shutil.copyfileobj(body, file)
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+        raise WeightsError(f"{url} can't be downloaded ({error}). {remedy}") from error
+    size = draft.stat().st_size
+    if size < length:
+        raise WeightsError(f"the download of {url} broke off after {size} of {length} bytes. Try again. {remedy}")
+    with draft.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        raise WeightsError(f"{url} gives a web page instead of a checkpoint. {remedy}")
+
+
+def compute_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 hash of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def resolve_source(source: str) -> str:

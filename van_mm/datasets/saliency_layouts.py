@@ -105,7 +105,7 @@ def find_mask_problem(mask: np.ndarray, file: str | Path, size: tuple[int, int],
         return f"mask {file} is {mask_width}x{mask_height} pixels, its image {width}x{height}"
     if not mask.any():
         return f"mask {file} is empty: no pixel is salient"
-    if mask.max() < 128:
+    if mask.max() <= 128:  # LoadSaliencyMask takes values above 128 for salient
         return f"mask {file} has no value above {mask.max()}: a label map? Write masks with the values 0 and 255"
     share = np.mean((mask > 10) & (mask < 245))
     if share > MAX_GREY_SHARE and not grey:

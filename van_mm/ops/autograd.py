@@ -36,7 +36,7 @@ def register_operators() -> None:
 
     @torch.library.register_fake("van_mm::dwconv_weight_grad")
     def _(x: Tensor, grad: Tensor, kernel: int, dilation: int) -> Tensor:
-        return x.new_empty(x.shape[1], 1, kernel, kernel)
+        return x.new_empty(x.shape[1], 1, kernel, kernel, dtype=torch.float32)
 
     def setup_context(ctx, inputs, output) -> None:
         x, weight, bias, ctx.dilation, gelu = inputs

@@ -78,6 +78,39 @@ def make_collection() -> dict:
     }
 
 
+def make_model_zoo(tables: dict, checks: dict) -> str:
+    """Return the content of ``docs/model_zoo.md``: every entry of model_zoo.json."""
+    counts = {
+        row["config"]: check["here"]
+        for number, table in tables.items()
+        for row, check in zip(table["rows"], checks[number], strict=True)
+        if "flops" in check["here"]
+    }
+    lines = [
+        "# Published weights", "",
+        "Every name can be given wherever a checkpoint is expected, for example `van_mm://b2_in1k`. Parameters and",
+        "FLOPs are those of the config's model, with a classifier for backbones. The metric is the one that the source",
+        "reports; `python tools/test.py CONFIG van_mm://NAME` on the real data set prints the measured one beside it.",
+        "",
+        "| name | VAN | trained on | params (M) | FLOPs (G) | file (MB) | published | source |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- | --- |",
+    ]  # fmt: skip
+    for name, row in MODEL_ZOO.items():
+        arch = row["arch"]
+        if row["classes"] == 150:
+            config = f"seg/{Path(row['file']).stem}"
+        else:
+            config = f"cls/van_{arch}_in1k" if arch < "b5" else f"cls/van_{arch}_in22k_ft_in1k"
+        here = counts[config]
+        published = "{metric} {value}, {protocol}".format(**row["published"]) if "published" in row else ""
+        cells = [
+            f"`{name}`", arch.upper(), row["pretrain"], f"{here['params']:.1f}", f"{here['flops']:.1f}",
+            row.get("file_mb") or row["size_mb"] or "", published, f"[{row['source']}]({row['url']})",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def render_docs() -> dict[str, str]:
     """Return the text of every generated file, by its path in the repository."""
     tables = load_paper()["tables"]
@@ -93,6 +126,8 @@ def render_docs() -> dict[str, str]:
         files[f"configs/{group}/metafile.yml"] = f"# {origin}\n" + yaml.safe_dump(content, sort_keys=False, width=120)
     texts = [format_table(n, t, checks[n]) for n, t in tables.items()]
     files["docs/paper_tables.md"] = "\n\n".join(["# The paper's tables", LEGEND, *texts, origin]) + "\n"
+    zoo_origin = origin.replace("van_mm/paper/paper.yml", "van_mm/checkpoints/model_zoo.json")
+    files["docs/model_zoo.md"] = f"{make_model_zoo(tables, checks)}\n\n{zoo_origin}\n"
     imports = [f"configs/{group}/metafile.yml" for group in GROUP_TITLES]
     files["model-index.yml"] = f"# {origin}\n" + yaml.safe_dump({"Import": imports})
     return files

@@ -2,10 +2,12 @@
 
 PyTorch 2.6 loads checkpoints with ``weights_only=True`` by default. This mode rejects the ``HistoryBuffer`` of the
 message hub and its NumPy arrays, which mmengine 0.10.7 and older write into every checkpoint (open-mmlab/mmengine
-issues 1650 and 1655). Importing this module adds these types to PyTorch's allow-list, and no other types. The module
-can be removed when mmengine does the same.
+issues 1650 and 1655), and the ``argparse.Namespace`` in the files that VAN's authors published, which timm writes.
+Importing this module adds these types to PyTorch's allow-list, and no other types. The first part can be removed when
+mmengine does the same.
 """
 
+import argparse
 import pickle
 
 import numpy as np
@@ -34,7 +36,9 @@ def getattr_of_history_buffer(owner: type, name: str):
 
 
 def list_allowed_globals() -> dict[str, object]:
-    """Return the globals that mmengine's checkpoints refer to, besides those of tensors.
+    """Return the globals that mmengine's and timm's checkpoints refer to, besides those of tensors.
+
+    A Namespace only holds attributes. Restoring one sets them and runs no code.
 
     Returns:
         dict[str, object]: The object by its qualified name in the file.
@@ -45,7 +49,7 @@ def list_allowed_globals() -> dict[str, object]:
         allowed[f"numpy.{core}.multiarray._reconstruct"] = multiarray._reconstruct
         allowed[f"numpy.{core}.multiarray.scalar"] = multiarray.scalar
     dtypes = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "?", "U1")}
-    types = {HistoryBuffer, np.ndarray, np.dtype, *dtypes}
+    types = {HistoryBuffer, argparse.Namespace, np.ndarray, np.dtype, *dtypes}
     return allowed | {f"{kind.__module__}.{kind.__qualname__}": kind for kind in types}
 
 
