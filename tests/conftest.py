@@ -1,4 +1,4 @@
-"""What the tests share: small demo data sets, and the tools run as a user runs them."""
+"""Shared fixtures: small demo datasets, and functions that run the tools as a user runs them."""
 
 import gc
 import os
@@ -33,16 +33,19 @@ FOLDERS = {
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
-        "--list-messages", metavar="FILE.md", help="of test_bad_input.py: write every input and its message"
+        "--list-messages",
+        metavar="FILE.md",
+        help="for test_bad_input.py: write every input with its message to this file",
     )
 
 
 def skip_slow_extras() -> None:
-    """Switch off what takes a third of a short run and changes no result.
+    """Disable work of mmengine that takes a third of a short run and does not change results.
 
-    mmengine parses all metafiles of a codebase for each upstream base of a config: here each is parsed once. It formats
-    a config with yapf five times for a runner: here the text stays unformatted. It collects garbage for each data set,
-    which takes long among the objects of all codebases: here those are excluded from the collection.
+    - mmengine parses all metafiles of a codebase for each upstream base of a config. Here, each file is parsed once.
+    - mmengine formats a config with yapf five times per runner. Here, the text stays unformatted.
+    - mmengine collects garbage for each dataset, which is slow when all codebases are imported. Here, the objects of
+      the codebases are excluded from garbage collection.
     """
     config_utils.load = cache(config_utils.load)
     config_module.FormatCode = lambda text, **options: (text, True)
@@ -53,9 +56,9 @@ def skip_slow_extras() -> None:
 
 
 def pytest_configure(config) -> None:
-    """With ``-n`` each process takes one thread: two that share the cores wait for one another most of the time."""
+    """Limit each process to one thread under ``-n``, because the processes share the cores."""
     if hasattr(config, "workerinput"):
-        os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+        os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
         torch.set_num_threads(1)
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         skip_slow_extras()
@@ -63,7 +66,7 @@ def pytest_configure(config) -> None:
 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory) -> Path:
-    """A ``--demo-root`` with a handful of images in each data set."""
+    """A ``--demo-root`` with a few images in each dataset."""
     from van_mm.demo.demo_data import make_demo_data
 
     root = tmp_path_factory.mktemp("demo")
@@ -74,24 +77,24 @@ def demo_root(tmp_path_factory) -> Path:
 
 @dataclass
 class Done:
-    """A finished tool: exit status and everything it printed."""
+    """The result of a tool: its exit status and everything that it printed."""
 
     returncode: int
     stdout: str
 
 
 def forget(kind: type) -> None:
-    """Forget the instances of a class of mmengine of which a process has one by name."""
+    """Clear the named instances that mmengine keeps for a global class and its subclasses."""
     kind._instance_dict.clear()
     for child in kind.__subclasses__():
         forget(child)
 
 
 def run_script(path: Path, args: tuple) -> tuple[int, str]:
-    """Run a tool in this process. Returns its exit code, and the message if it ended with one."""
+    """Run a tool in this process. Return its exit code and its exit message, which may be empty."""
     sys.argv = [str(path), *map(str, args)]
     forget(Visualizer)
-    forget(MMLogger)  # whose handlers write to the stream of an earlier test
+    forget(MMLogger)  # its handlers write to the output stream of an earlier test
     try:
         runpy.run_path(str(path), run_name="__main__")
     except SystemExit as stop:
@@ -102,8 +105,10 @@ def run_script(path: Path, args: tuple) -> tuple[int, str]:
 
 @pytest.fixture
 def run_tool(tmp_path, monkeypatch, capfd):
-    """Run ``tools/<name>.py`` in this process, because importing torch and MMLab takes most of a short run. The working
-    folder is outside the checkout. A traceback is an error of the test."""
+    """Run ``tools/<name>.py`` in this process, because importing torch and MMLab takes most of a short run.
+
+    The working folder is outside the checkout. An exception other than ``SystemExit`` fails the test.
+    """
 
     def run(name: str, *args: object) -> Done:
         path = ROOT / "tools" / f"{name}.py"
@@ -119,11 +124,12 @@ def run_tool(tmp_path, monkeypatch, capfd):
 
 @dataclass
 class Fork:
-    """A tool that runs in a child of this process.
+    """A tool that runs in a child process.
 
     Attributes:
-        pid (int): Of the child.
-        log (Path): Gets everything it prints.
+        pid (int): Process id of the child.
+        log (Path): File with everything that the child prints.
+        returncode (int, optional): Exit status, or None while the child has not been waited for.
     """
 
     pid: int
@@ -145,9 +151,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def fork_tool(tmp_path):
-    """Run ``tools/<name>.py`` in children of this process, which have torch and MMLab imported already.
+    """Run ``tools/<name>.py`` in forks of this process, which have torch and MMLab already imported.
 
-    With ``ranks`` they form a distributed job, as torchrun would start it.
+    With ``ranks``, start that many forks as one distributed job, as torchrun does.
     """
     forks: list[Fork] = []
 
@@ -172,14 +178,14 @@ def fork_tool(tmp_path):
 
 
 def run_in_child(path: Path, args: tuple, folder: Path, log: Path, rank: int, ranks: int, port: int) -> None:
-    """Run a tool in a forked child, which ends with it."""
+    """Run a tool in a forked child process, then exit the child."""
     code = 1
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        torch.set_num_threads(1)  # the threads of the parent are not in the child
+        torch.set_num_threads(1)  # a fork does not copy the threads of the parent
         os.chdir(folder)
         sys.path.insert(0, str(path.parent))
         if ranks:
@@ -198,7 +204,7 @@ def run_in_child(path: Path, args: tuple, folder: Path, log: Path, rank: int, ra
 
 @pytest.fixture
 def run_process(tmp_path):
-    """Run a Python script in a process of its own, from a folder outside the checkout."""
+    """Run a Python script in a new process, from a folder outside the checkout."""
 
     def run(script: Path, *args: object) -> Done:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the documentation shows runs, and what is generated is up to date."""
+"""The examples of the documentation run, and the model index is valid."""
 
 import re
 
@@ -18,7 +18,7 @@ EXAMPLES = dict(
 
 @pytest.fixture
 def my_configs(tmp_path):
-    """A folder ``configs/my`` with the examples, beside the suite's own configs."""
+    """A folder ``configs/my`` with the examples, next to the configs of the suite."""
     folder = tmp_path / "configs" / "my"
     folder.mkdir(parents=True)
     for group in ("cls", "det", "seg"):
@@ -38,7 +38,7 @@ def test_example_trains(name, my_configs, demo_root, run_tool):
     assert done.returncode == 0 and "Iter(val)" in done.stdout, done.stdout
 
 
-def test_what_a_swap_prints():
+def test_documented_swap_output():
     text = (ROOT / "docs/custom_experiments.md").read_text()
     name, shown = re.search(r"train.py (mmdet::\S+) --backbone b2\n```.*?```\n(.*?)```", text, re.S).groups()
     changes = swap_backbone(get_config(name), "b2")
@@ -46,7 +46,7 @@ def test_what_a_swap_prints():
         assert change.startswith(line.removesuffix("..."))
 
 
-def test_own_data_set_trains(my_configs, tmp_path, run_tool):
+def test_custom_dataset_trains(my_configs, tmp_path, run_tool):
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "labels"):

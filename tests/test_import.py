@@ -1,4 +1,4 @@
-"""``import van_mm`` registers VAN, whatever state the machine is in."""
+"""``import van_mm`` registers VAN even without a home folder, with damaged kernels or with broken codebases."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from van_mm.ops.library import build_library, get_checksum_path, get_library_pat
 
 
 def run_python(code: str, *options: str, **variables: str | None) -> subprocess.CompletedProcess:
-    """Run code in a fresh interpreter. A variable of the environment that is None is removed."""
+    """Run code in a new interpreter. An environment variable that is None is removed."""
     env = {**os.environ, **variables}
     return subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(code)],
@@ -37,12 +37,12 @@ NO_HOME = """
 
 
 def test_without_a_home_folder():
-    """Neither HOME nor an entry in the password database, as in some containers."""
-    nothing = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"))
-    done = run_python(textwrap.dedent(NO_HOME) + textwrap.dedent(BUILDS), **nothing)
+    """The import works without HOME and without an entry in the password database, as in some containers."""
+    unset = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"))
+    done = run_python(textwrap.dedent(NO_HOME) + textwrap.dedent(BUILDS), **unset)
     assert done.returncode == 0, done.stderr
     compile_kernels = "import runpy; runpy.run_module('van_mm.ops', run_name='__main__')"
-    done = run_python(textwrap.dedent(NO_HOME) + compile_kernels, **nothing)
+    done = run_python(textwrap.dedent(NO_HOME) + compile_kernels, **unset)
     assert done.returncode == 1 and "Set XDG_CACHE_HOME" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -58,7 +58,7 @@ def test_home_that_cannot_be_written():
 
 @pytest.fixture
 def cached_library(tmp_path, monkeypatch):
-    """The path of the kernels in an empty cache of the test's own."""
+    """The path of the compiled kernels in an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = get_library_path()
     path.parent.mkdir(parents=True)
@@ -73,7 +73,7 @@ NOT_LOADED = """
 
 @pytest.mark.parametrize("keep", [0, 4096, -100], ids=["empty", "first page", "all but 100 bytes"])
 def test_truncated_kernels_are_not_loaded(keep, cached_library, monkeypatch):
-    """Loading one of them would end the process with a bus error."""
+    """A truncated library is reported, because loading it would end the process with a bus error."""
     monkeypatch.delenv("XDG_CACHE_HOME")
     if not load_library():
         pytest.skip("the kernels are not compiled")
@@ -86,7 +86,7 @@ def test_truncated_kernels_are_not_loaded(keep, cached_library, monkeypatch):
 
 
 def test_damaged_kernels_are_compiled_again(cached_library, tmp_path, monkeypatch):
-    """The compiler of this test copies a file, because the real one takes twenty seconds."""
+    """A damaged library is replaced. The compiler is a script that copies a file, because g++ takes 20 seconds."""
     (tmp_path / "compiled.so").write_bytes(b"compiled")
     compiler = tmp_path / "compiler"
     compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {tmp_path / "compiled.so"} "$2"\n')
@@ -98,7 +98,7 @@ def test_damaged_kernels_are_compiled_again(cached_library, tmp_path, monkeypatc
 
 
 def test_kernels_of_another_torch_are_not_loaded(cached_library, tmp_path):
-    """A complete library with a symbol that this PyTorch does not have."""
+    """A library that needs a symbol missing from this PyTorch is reported."""
     if shutil.which("g++") is None:
         pytest.skip("no compiler")
     source = "void symbol_of_another_torch(); struct S { S() { symbol_of_another_torch(); } } s;"
@@ -111,7 +111,7 @@ def test_kernels_of_another_torch_are_not_loaded(cached_library, tmp_path):
 
 
 def test_broken_codebases_are_reported_once():
-    """Each in its own way, and VAN works without them."""
+    """Each codebase that fails to import gives one warning, and VAN works without it."""
     done = run_python("""
         import importlib.abc, sys
 
@@ -136,7 +136,7 @@ def test_broken_codebases_are_reported_once():
     assert "van_mm.utils.check_env" in done.stderr
 
 
-def test_figures_leave_the_back_end_alone(tmp_path):
+def test_figures_keep_the_matplotlib_backend(tmp_path):
     done = run_python(
         f"""
         import matplotlib

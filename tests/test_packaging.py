@@ -1,4 +1,4 @@
-"""What `pip install .` leaves: the package with its data, and configs, tools and model-index below ``.mim``."""
+"""The wheel holds the package with its data, and configs, tools and model-index.yml below ``.mim``."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from van_mm import list_configs
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-LOOK = """
+PRINT_CONTENTS = """
 import van_mm
 from van_mm.paper.tables import load_paper
 print(van_mm.__file__)
@@ -22,11 +22,11 @@ print(len(van_mm.list_configs()), cfg.model.backbone.type, len(load_paper()["tab
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with what the wheel holds, built from a copy of the checkout."""
+    """A folder with the unpacked wheel, which is built from a copy of the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    others = ".*", "data", "work_dirs", "build", "dist", "*.egg-info", "__pycache__"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*others))
+    ignored = ".*", "data", "work_dirs", "build", "dist", "*.egg-info", "__pycache__"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*ignored))
     subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=source, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -51,7 +51,7 @@ def test_contents(installed):
 
 
 def test_configs_are_found_without_a_checkout(installed, tmp_path):
-    command = [sys.executable, "-c", LOOK]
+    command = [sys.executable, "-c", PRINT_CONTENTS]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(installed)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     file, counts = done.stdout.split("\n")[:2]

@@ -1,4 +1,4 @@
-"""One VAN in four codebases, each of them optional."""
+"""All four codebases build the same VAN class, and each codebase is optional."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_scoped_name_builds_without_importing_van_mm():
     """)
 
 
-def test_plain_name():
+def test_unscoped_name():
     run("""
         import van_mm
         from mmdet.registry import MODELS as mmdet_models
@@ -56,12 +56,12 @@ HEADS = {
     "seg/upernet_van_b2": ("mmseg", ("mmpretrain", "mmdet", "mmpose")),
     "det/retinanet_van_b0_1x_coco": ("mmdet", ("mmpretrain", "mmseg", "mmpose")),
     "cls/van_b2_in1k": ("mmpretrain", ("mmdet", "mmseg", "mmpose")),
-    "pose/simplebaseline_van_b2_coco_256x192": ("mmpose", ("mmpretrain", "mmseg")),  # mmpose 1.3 itself wants mmdet
+    "pose/simplebaseline_van_b2_coco_256x192": ("mmpose", ("mmpretrain", "mmseg")),  # mmpose 1.3 imports mmdet
 }
 
 
 @pytest.mark.parametrize("config", HEADS)
-def test_other_codebases_hidden(config):
+def test_config_builds_without_other_codebases(config):
     codebase, hidden = HEADS[config]
     run(
         textwrap.dedent(HIDE.replace("{hidden!r}", repr(hidden)))

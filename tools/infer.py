@@ -150,7 +150,7 @@ def read_person_boxes(file: str, score_thr: float) -> dict[str, list]:
                 boxes.setdefault(stem.lstrip("0") or "0", []).append(box)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"--person-boxes {file} is no list of detections with image_id (or file_name), bbox (x, y, w, h) and "
+            f"--person-boxes {file} is not a list of detections with image_id (or file_name), bbox (x, y, w, h) and "
             f"score: {type(error).__name__}: {error}"
         ) from error
     return boxes

@@ -1,6 +1,6 @@
 """VAN-B4 on ImageNet-1K, 300 epochs, batch 8 x 128 (section 4.1, table 7: 84.2 top-1).
 
-The drop path rate of B4 is not published. This config uses that of B3.
+The drop path rate of B4 is not published. That of B3 is our choice, because it is the rate of the next smaller size.
 """
 
 _base_ = "./_base_/van_in1k.py"

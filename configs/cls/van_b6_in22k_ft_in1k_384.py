@@ -3,6 +3,6 @@
 _base_ = "./_base_/van_in22k_ft_in1k_384.py"
 
 model = dict(
-    backbone=dict(arch="b6", init_cfg=dict(checkpoint="van_mm://b6_in22k")),
+    backbone=dict(arch="b6", drop_path_rate=0.3, init_cfg=dict(checkpoint="van_mm://b6_in22k")),
     head=dict(in_channels=768),
 )

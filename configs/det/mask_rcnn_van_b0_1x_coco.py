@@ -3,6 +3,6 @@
 _base_ = "./_base_/mask_rcnn_van_1x_coco.py"
 
 model = dict(
-    backbone=dict(arch="b0", init_cfg=dict(checkpoint="van_mm://b0_in1k")),
+    backbone=dict(arch="b0", drop_path_rate=0.1, init_cfg=dict(checkpoint="van_mm://b0_in1k")),
     neck=dict(in_channels=[32, 64, 160, 256]),
 )

@@ -2,4 +2,4 @@
 
 _base_ = "./_base_/mask_rcnn_van_1x_coco.py"
 
-model = dict(backbone=dict(arch="b1", init_cfg=dict(checkpoint="van_mm://b1_in1k")))
+model = dict(backbone=dict(arch="b1", drop_path_rate=0.1, init_cfg=dict(checkpoint="van_mm://b1_in1k")))

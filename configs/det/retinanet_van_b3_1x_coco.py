@@ -2,4 +2,4 @@
 
 _base_ = "./_base_/retinanet_van_1x_coco.py"
 
-model = dict(backbone=dict(arch="b3", drop_path_rate=0.2, init_cfg=dict(checkpoint="van_mm://b3_in1k")))
+model = dict(backbone=dict(arch="b3", init_cfg=dict(checkpoint="van_mm://b3_in1k")))

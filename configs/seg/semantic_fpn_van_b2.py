@@ -2,4 +2,4 @@
 
 _base_ = "./_base_/semantic_fpn_van.py"
 
-model = dict(backbone=dict(arch="b2", drop_path_rate=0.2, init_cfg=dict(checkpoint="van_mm://b2_in1k")))
+model = dict(backbone=dict(arch="b2", init_cfg=dict(checkpoint="van_mm://b2_in1k")))

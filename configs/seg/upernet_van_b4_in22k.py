@@ -1,4 +1,7 @@
-"""UperNet with VAN-B4 from ImageNet-22K on ADE20K, 160k iterations (section 4.3; official release: 53.5 mIoU)."""
+"""UperNet with VAN-B4 from ImageNet-22K on ADE20K, 160k iterations (section 4.3; official release: 53.5 mIoU).
+
+The official config has 4 images per GPU, a batch of 32; this config has the paper's batch of 16.
+"""
 
 _base_ = "./_base_/upernet_van.py"
 

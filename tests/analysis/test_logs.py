@@ -1,4 +1,4 @@
-"""Curves from mmengine's scalars."""
+"""Curves are read from the scalars that mmengine logs."""
 
 import json
 
@@ -20,16 +20,16 @@ def write(folder, name, lines, end=""):
     return file
 
 
-def test_iterations(tmp_path):
+def test_curves_by_iteration(tmp_path):
     file = write(tmp_path, "1", [*TRAIN, {"mIoU": 40.0, "time": 9.0, "step": 20}], end='\n{"loss": 1')
-    found = extract_curves(read_log(file))
-    assert found["loss"] == ([10, 20], [4.0, 2.0]) and found["mIoU"] == ([20], [40.0])
-    assert found["time"] == ([10, 20], [0.5, 0.3])  # the time of validation is another one's
-    assert summarize_curves(found) == dict(iterations=20, seconds_per_iteration=0.4, loss=2.0, mIoU=40.0)
+    curves = extract_curves(read_log(file))
+    assert curves["loss"] == ([10, 20], [4.0, 2.0]) and curves["mIoU"] == ([20], [40.0])
+    assert curves["time"] == ([10, 20], [0.5, 0.3])  # without the time of the validation
+    assert summarize_curves(curves) == dict(iterations=20, seconds_per_iteration=0.4, loss=2.0, mIoU=40.0)
 
 
-def test_epochs_stand_at_their_iterations():
-    """Epoch-based loops count validation in epochs."""
+def test_epochs_are_converted_to_iterations():
+    """Validation metrics of an epoch-based loop are logged by epoch, and the curves give iterations."""
     lines = [TRAIN[0], {"coco/bbox_mAP": 0.1, "step": 1}, TRAIN[1], {"coco/bbox_mAP": 0.3, "step": 2}]
     assert extract_curves(lines)["coco/bbox_mAP"] == ([10, 20], [0.1, 0.3])
 
@@ -37,21 +37,21 @@ def test_epochs_stand_at_their_iterations():
 def test_resumed_runs(tmp_path):
     write(tmp_path, "1", TRAIN)
     write(tmp_path, "2", [{"loss": 1.9, "iter": 20}, {"loss": 1.0, "iter": 30}])
-    write(tmp_path, "3", [{"mIoU": 44.0, "step": 0}])  # a test
+    write(tmp_path, "3", [{"mIoU": 44.0, "step": 0}])  # the log of a test run
     assert [log.parts[-3] for log in find_logs(tmp_path)] == ["2"]
     lines = [line for log in find_logs(tmp_path, all_logs=True) for line in read_log(log)]
     assert extract_curves(lines)["loss"] == ([10, 20, 30], [4.0, 1.9, 1.0])
 
 
-def test_least_and_nan():
-    found = extract_curves(
+def test_summary_takes_the_best_value():
+    curves = extract_curves(
         [*TRAIN, {"DUTS-TE/MAE": 0.05, "AP": float("nan")}, {"DUTS-TE/MAE": 0.04, "AP": 0.5}, {"AP": 0.2}]
     )
-    assert summarize_curves(found)["DUTS-TE/MAE"] == 0.04
+    assert summarize_curves(curves)["DUTS-TE/MAE"] == 0.04
     assert summarize_curves({"AP": ([1, 2, 3], [float("nan"), 0.5, 0.2])})["AP"] == 0.5
 
 
-def test_refused(tmp_path):
+def test_missing_logs_are_refused(tmp_path):
     with pytest.raises(UserError, match="training writes one"):
         find_logs(tmp_path)
     with pytest.raises(UserError, match="no scalars"):

@@ -1,4 +1,4 @@
-"""VAN under configs of the codebases that know nothing of it."""
+"""swap_backbone puts a VAN into the upstream configs of the codebases."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from van_mm.apis.run_config import get_run_config
 from van_mm.utils.errors import UserError
 
 POSE = "mmpose::body_2d_keypoint"
-CONFIGS = {  # upstream config: the VAN stages that it reads, and what is made right beside the backbone
+CONFIGS = {  # upstream config: VAN stages that its neck or head reads, and changed keys outside the backbone
     "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco": ((0, 1, 2, 3), {"model.neck.in_channels"}),
     "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco": (
         (0, 1, 2, 3),
@@ -78,7 +78,7 @@ CONFIGS = {  # upstream config: the VAN stages that it reads, and what is made r
         (3,),
         {"model.head.pose_cfg.in_channels"},
     ),
-    f"{POSE}/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192": ((3,), set()),  # B2 has its channels
+    f"{POSE}/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192": ((3,), set()),  # its head reads the 512 channels of B1
     f"{POSE}/dekr/coco/dekr_hrnet-w32_8xb10-140e_coco-512x512": ((0, 1, 2, 3), {"model.head.in_channels"}),
     "mmpretrain::resnet/resnet50_8xb8_cub": ((3,), {"model.head.in_channels"}),
     "mmpretrain::resnet/resnet50_8xb32_in1k": ((3,), {"model.head.in_channels"}),
@@ -89,7 +89,7 @@ CONFIGS = {  # upstream config: the VAN stages that it reads, and what is made r
     ),
 }  # fmt: skip
 
-# What goes along with a change that is listed.
+# Keys that change together with a listed key.
 UNLISTED = {
     "backbone",
     "decay_rate",
@@ -103,9 +103,9 @@ UNLISTED = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_swapped(name):
-    """The new model runs, every change is listed, and swapping again, or by way of another size, gives the same config.
+    """Every change is listed. A second swap, or a swap through another size, gives the same config.
 
-    B1 has the widths of B2 and half of its blocks.
+    ``swap_backbone`` itself runs the new model. B1 has the widths of B2, and half of its blocks.
     """
     cfg = get_config(name)
     before = copy.deepcopy(cfg._cfg_dict)
@@ -114,55 +114,58 @@ def test_swapped(name):
     backbone = find_backbone_parent(cfg.model)[1].backbone
     assert (backbone.type, backbone.arch, tuple(backbone.out_indices)) == ("van_mm.VAN", "b1", stages)
     listed = {line.split(":")[0] for line in changes if ": " in line}
-    told = {place for place in listed if ".backbone" not in place and not place.startswith("dropped")}
-    assert told == expected
-    for place in leaves(before, cfg._cfg_dict):
-        assert set(place.split(".")) & UNLISTED or any(place.startswith(one) for one in listed), place
+    outside = {key for key in listed if ".backbone" not in key and not key.startswith("dropped")}
+    assert outside == expected
+    for key in changed_keys(before, cfg._cfg_dict):
+        assert set(key.split(".")) & UNLISTED or any(key.startswith(prefix) for prefix in listed), key
 
-    once = copy.deepcopy(cfg._cfg_dict)
-    assert swap_backbone(cfg, "b1") == [] and cfg._cfg_dict == once
-    if get_config(name).default_scope == "mmseg":  # the others are the same code on other channels
-        assert swap_backbone(cfg, "b0") and cfg._cfg_dict != once
+    swapped = copy.deepcopy(cfg._cfg_dict)
+    assert swap_backbone(cfg, "b1") == [] and cfg._cfg_dict == swapped
+    if get_config(name).default_scope == "mmseg":  # one codebase is enough, because all share this code
+        assert swap_backbone(cfg, "b0") and cfg._cfg_dict != swapped
         swap_backbone(cfg, "b1")
-        assert cfg._cfg_dict == once
+        assert cfg._cfg_dict == swapped
 
 
-def leaves(a, b, path: str = "") -> set[str]:
-    """Places at which two configs differ."""
+def changed_keys(a, b, path: str = "") -> set[str]:
+    """Return the dotted keys at which two configs differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         return {
-            one for key in a.keys() | b.keys() for one in leaves(a.get(key), b.get(key), f"{path}.{key}".strip("."))
+            changed
+            for key in a.keys() | b.keys()
+            for changed in changed_keys(a.get(key), b.get(key), f"{path}.{key}".strip("."))
         }
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        return {one for i, pair in enumerate(zip(a, b, strict=True)) for one in leaves(*pair, f"{path}.{i}")}
+        pairs = enumerate(zip(a, b, strict=True))
+        return {changed for i, pair in pairs for changed in changed_keys(*pair, f"{path}.{i}")}
     return set() if a == b else {path}
 
 
 @pytest.mark.parametrize(
     ("name", "weights"),
     [
-        ("mmdet::yolox/yolox_s_8xb8-300e_coco", True),  # whose own backbone starts from random weights
+        ("mmdet::yolox/yolox_s_8xb8-300e_coco", True),  # also where the old backbone starts from random weights
         ("mmpretrain::resnet/resnet50_8xb8_cub", True),
-        ("mmpretrain::resnet/resnet50_8xb32_in1k", False),  # which is what the weights come from
+        ("mmpretrain::resnet/resnet50_8xb32_in1k", False),  # pretraining on ImageNet starts from random weights
         ("mmpretrain::convnext/convnext-tiny_32xb128_in1k", False),
     ],
 )
-def test_weights(name, weights):
+def test_pretrained_weights(name, weights):
     cfg = get_config(name)
     swap_backbone(cfg, "b2")
-    found = cfg.model.backbone.get("init_cfg")
-    assert found == (dict(type="Pretrained", checkpoint="van_mm://b2_in1k") if weights else None)
+    init_cfg = cfg.model.backbone.get("init_cfg")
+    assert init_cfg == (dict(type="Pretrained", checkpoint="van_mm://b2_in1k") if weights else None)
 
 
-def test_sizes_have_other_names():
+def test_size_aliases():
     cfg = get_config("mmpretrain::resnet/resnet50_8xb8_cub")
     swap_backbone(cfg, "Base")
     assert cfg.model.backbone.arch == "b2" and cfg.model.backbone.init_cfg.checkpoint == "van_mm://b2_in1k"
     assert swap_backbone(cfg, "b2") == []
 
 
-def test_weights_of_the_old_model_go():
-    """``load_from``, and an ``init_cfg`` of the whole model."""
+def test_weights_of_the_old_model_are_removed():
+    """``load_from`` and the ``init_cfg`` of the whole model are removed."""
     cfg = get_config("mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20")
     cfg.load_from = "old.pth"
     swap_backbone(cfg, "b4")
@@ -171,8 +174,8 @@ def test_weights_of_the_old_model_go():
     assert cfg.model.data_preprocessor.to_rgb and "bgr_to_rgb" not in cfg.model.data_preprocessor
 
 
-def test_options_of_the_same_meaning_stay():
-    """A wholly frozen transformer makes a wholly frozen VAN."""
+def test_frozen_stages_and_norm_eval_are_kept():
+    """A completely frozen transformer becomes a completely frozen VAN."""
     cfg = get_config("mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k")
     assert cfg.model.backbone.frozen_stages == 12
     swap_backbone(cfg, "b0")
@@ -186,28 +189,28 @@ def test_options_of_the_same_meaning_stay():
     "name",
     [
         "mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco",
-        "mmseg::dmnet/dmnet_r50-d8_4xb2-40k_cityscapes-512x1024",  # only where there are two images
+        "mmseg::dmnet/dmnet_r50-d8_4xb2-40k_cityscapes-512x1024",  # needs it only for batches of two or more images
     ],
 )
-def test_contiguous_where_an_operator_asks_for_it(name):
+def test_contiguous_where_an_operator_needs_it(name):
     cfg = get_config(name)
     assert "model.backbone.contiguous: True" in swap_backbone(cfg, "b0")[-1] and cfg.model.backbone.contiguous
 
 
-def test_heat_maps_have_the_codecs_size():
+def test_heatmap_size_must_match_the_codec():
     cfg = get_config(f"{POSE}/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192")
     cfg.codec.heatmap_size = (96, 128)
     with pytest.raises(UserError, match="heat maps of VAN are .48, 64., and those of codec.heatmap_size .96, 128."):
         swap_backbone(cfg, "b0")
 
 
-def test_what_has_no_cpu_operator_is_not_tried():
+def test_model_without_cpu_operator_is_not_tried():
     cfg = get_config("mmdet::guided_anchoring/ga-rpn_r50-caffe_fpn_1x_coco")
     changes = swap_backbone(cfg, "b0")
     assert changes[-1].startswith("not tried: masked_im2col") and cfg.model.backbone.type == "van_mm.VAN"
 
 
-def test_our_own_take_another_size():
+def test_configs_of_this_suite_take_another_size():
     cfg = get_config("seg/upernet_van_b2")
     other = get_config("seg/upernet_van_b0")
     assert swap_backbone(cfg, "b2") == []
@@ -217,7 +220,7 @@ def test_our_own_take_another_size():
 
 
 @pytest.mark.parametrize(
-    ("name", "arch", "words"),
+    ("name", "arch", "message"),
     [
         ("mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco", "b0", "roi_head.shared_head .ResLayer. is the last"),
         ("mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco", "b0", "boxes are placed by strides of .16."),
@@ -235,11 +238,11 @@ def test_our_own_take_another_size():
         ("mmpretrain::blip/blip-base_8xb32_nlvr", "b0", "one image backbone; this one has none"),
     ],
 )  # fmt: skip
-def test_refused_with_a_reason(name, arch, words):
-    """And the config is as it was."""
+def test_refused_with_a_reason(name, arch, message):
+    """A swap that is not possible names the reason and leaves the config unchanged."""
     cfg = get_config(name)
     before = copy.deepcopy(cfg._cfg_dict)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         swap_backbone(cfg, arch)
     assert cfg._cfg_dict == before
 
@@ -256,7 +259,7 @@ def test_refused_with_a_reason(name, arch, words):
     ],
 )
 def test_paper_optimizer(name, source):
-    """It is that of the task, with the batch it is for; clipping stays."""
+    """The optimizer and the batch size are those of the paper for the task. Gradient clipping is kept."""
     cfg, paper = get_config(name), get_config(source)
     clip = cfg.optim_wrapper.get("clip_grad")
     (line,) = use_paper_optimizer(cfg)
@@ -271,13 +274,13 @@ def test_paper_optimizer(name, source):
     ("backbone", "optim", "name"),
     [("b1", None, "van_b0_in1k_van_b1"), ("b0", "van", "van_b0_in1k"), (None, "van", "van_b0_in1k")],
 )
-def test_work_dir_is_the_backbones(backbone, optim, name):
-    """Results of a config are not mixed with those of the same one around another backbone."""
+def test_work_dir_names_the_backbone(backbone, optim, name):
+    """Runs of one config with two backbones use two work folders."""
     cfg = get_run_config("cls/van_b0_in1k", backbone=backbone, paper_optimizer=optim == "van")
     assert cfg.work_dir == f"./work_dirs/{name}"
 
 
-def test_levels():
+def test_stages_match_strides():
     assert match_stages([4, 8, 16, 32]) == (0, 1, 2, 3) and match_stages([8, 16, 32]) == (1, 2, 3)
     assert match_stages([4, 8, 8, 8]) == (0, 1, 2, 3) and match_stages([8]) == match_stages([0]) == (3,)
     assert match_stages([16, 8, 4, 2, 1]) == (0, 0, 1, 2, 3)
@@ -289,7 +292,7 @@ def test_levels():
     "name", ["mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512", "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco"]
 )
 def test_trained(name, run_tool, demo_root, tmp_path):
-    """By its name, and by the config that --dump leaves; with the paper's optimiser."""
+    """A swapped config trains by its name and from the file of --dump, which has the paper's optimizer."""
     swap = ("train", name, "--backbone", "b0")
     done = run_tool(*swap, "--optim", "van", "--dump", tmp_path / "dumped.py")
     assert done.returncode == 0 and "model.backbone: " in done.stdout and "optim_wrapper.optimizer: SGD" in done.stdout
@@ -307,7 +310,7 @@ def test_trained(name, run_tool, demo_root, tmp_path):
     refused(run_tool("train", name, "--backbone", "b9"), "--backbone: unknown VAN arch 'b9'")
 
 
-DEMOS = {  # upstream config: demo steps that take one to two minutes on two cores
+DEMOS = {  # upstream config: number of demo steps that take one to two minutes on two cores
     "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco": 200,
     "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco": 300,
     "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco": 60,
@@ -326,7 +329,7 @@ DEMOS = {  # upstream config: demo steps that take one to two minutes on two cor
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), DEMOS.items())
 def test_two_minutes_of_training(name, steps, run_process, tmp_path_factory):
-    """It learns: the loss falls, or, where it counts positives that come with learning, the metric is there."""
+    """The loss falls and the metric is above 0. RTMDet's loss may rise, because it grows with the positives."""
     root, run = tmp_path_factory.getbasetemp() / "whole_demo", tmp_path_factory.mktemp("run")
     demo = ("--demo", "--demo-root", root, "--demo-iters", steps, "--work-dir", run)
     done = run_process(ROOT / "tools/train.py", name, "--backbone", "b0", *demo)

@@ -1,4 +1,4 @@
-"""Export to ONNX."""
+"""The ONNX export gives the outputs of the PyTorch model."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ pytest.importorskip("onnx")
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 24), (31, 100)])
 @pytest.mark.parametrize("bins", [1, 2, 3, 6, (3, 4)])
-def test_pool(size, bins):
+def test_any_size_pool_equals_adaptive_pool(size, bins):
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(AnySizePool(bins)(x), nn.AdaptiveAvgPool2d(bins)(x), rtol=1e-5, atol=1e-6)
 
 
-def weights(name: str, path) -> nn.Module:
-    """A checkpoint of a config's model, random but with statistics that folding has to move."""
+def save_random_checkpoint(name: str, path) -> nn.Module:
+    """Save a random checkpoint of a config's model, with norm statistics that folding must handle. Return the model."""
     cfg = get_config(name)
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None
@@ -45,17 +45,17 @@ def weights(name: str, path) -> nn.Module:
     ],
 )
 def test_export(name, size, outputs, run_tool, tmp_path):
-    """The tool compares at two sizes and batches itself; this is what it leaves."""
-    model = weights(name, tmp_path / "w.pth")
+    """The exported file takes BGR images as float32 and gives the outputs of the model."""
+    model = save_random_checkpoint(name, tmp_path / "w.pth")
     done = run_tool("deploy/export_onnx", name, tmp_path / "w.pth", "--out", tmp_path / "o.onnx", "--size", *size)
     assert done.returncode == 0 and "onnxruntime differs by" in done.stdout, done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "o.onnx")
     assert [output.name for output in session.get_outputs()] == outputs
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)  # as cv2 reads one
-    outs = session.run(None, {"images": picture.transpose(2, 0, 1)[None].astype(np.float32)})
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)  # BGR, the order of cv2
+    outs = session.run(None, {"images": image.transpose(2, 0, 1)[None].astype(np.float32)})
     mean, std = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]) if name[:3] != "cls" else (127.5, 127.5)
-    normal = (picture[..., ::-1] - np.array(mean)) / np.array(std)
-    x = torch.from_numpy(normal.astype(np.float32)).permute(2, 0, 1)[None]
+    normalized = (image[..., ::-1] - np.array(mean)) / np.array(std)
+    x = torch.from_numpy(normalized.astype(np.float32)).permute(2, 0, 1)[None]
     with torch.no_grad():
         expected = model.extract_feat(x) if name.startswith("det") else [model(x, None, mode="tensor")]
     if name.startswith("cls"):
@@ -67,8 +67,8 @@ def test_export(name, size, outputs, run_tool, tmp_path):
         assert np.abs(out - value.numpy()).max() < 1e-4 * value.abs().max()
 
 
-def test_refusals(run_tool, tmp_path):
-    weights("cls/van_b0_in1k", tmp_path / "w.pth")
+def test_refused_export_keeps_the_old_file(run_tool, tmp_path):
+    save_random_checkpoint("cls/van_b0_in1k", tmp_path / "w.pth")
     out = tmp_path / "o.onnx"
     out.write_text("earlier")
     for arguments, message in (

@@ -1,4 +1,4 @@
-"""Files are read by path, URL or name. Files that are not weights are refused, and nothing of them runs."""
+"""Checkpoints are read by path, URL or name. Files that are not weights are refused, and their code never runs."""
 
 import importlib
 import io
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch.torch_version import TorchVersion
 
 from van_mm.checkpoints.__main__ import main
-from van_mm.checkpoints.io import MODEL_ZOO, read_checkpoint, read_checkpoint_file, warn_of_old_torch
+from van_mm.checkpoints.io import MODEL_ZOO, get_cache_path, read_checkpoint, read_checkpoint_file, warn_of_old_torch
 from van_mm.checkpoints.loading import load_van_weights
 from van_mm.models.backbones.van import ARCH_SETTINGS, VAN
 from van_mm.utils.errors import WeightsError
@@ -41,19 +41,21 @@ def test_names_and_cache(tmp_path, monkeypatch):
     assert {row["arch"] for row in MODEL_ZOO.values()} == set(ARCH_SETTINGS)
     with pytest.raises(WeightsError, match="no weights named 'van_mm://b9'; there are van_mm://b0_in1k"):
         read_checkpoint("van_mm://b9")
-    with pytest.raises(WeightsError, match="can't be downloaded .* put it at .*checkpoints/van.pth"):
+    with pytest.raises(WeightsError, match="can't be downloaded .* put it at .*checkpoints/[0-9a-f]{8}/van.pth"):
         read_checkpoint("http://127.0.0.1:9/van.pth")
     url = MODEL_ZOO["b0_in1k"]["url"]
     cached = tmp_path / "checkpoints" / url.rpartition("/")[2]
     cached.parent.mkdir(exist_ok=True)
     torch.save(VAN(arch="b0").state_dict(), cached)
-    with pytest.raises(WeightsError, match="hash"):  # the name ends in another file's hash
+    with pytest.raises(WeightsError, match="hash"):  # the hash in the name is that of another file
         read_checkpoint("van_mm://b0_in1k")
     cached.write_bytes(cached.read_bytes()[:-5_000_000])
     with pytest.raises(WeightsError, match="its weights take 15"):
         read_checkpoint("van_mm://b0_in1k")
     monkeypatch.setitem(MODEL_ZOO, "mine", dict(url="https://localhost/van_mine.pth"))
-    torch.save(VAN(arch="b0").state_dict(), tmp_path / "checkpoints/van_mine.pth")
+    cached = get_cache_path("https://localhost/van_mine.pth")
+    cached.parent.mkdir()
+    torch.save(VAN(arch="b0").state_dict(), cached)
     model = VAN(arch="b0", init_cfg=dict(type="Pretrained", checkpoint="van_mm://mine"))
     model.init_weights()
 
@@ -68,7 +70,7 @@ def test_listing(capsys):
 
 
 class Call:
-    """Pickles as the call of a function."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __init__(self, function, *args):
         self.reduced = function, args
@@ -120,7 +122,7 @@ def test_code_never_runs(payload, torch_version, tmp_path, monkeypatch):
     assert os.listdir() == ["evil.pth"] and "antigravity" not in set(sys.modules) - before
 
 
-def test_the_offending_type_is_named(tmp_path):
+def test_message_names_the_refused_function(tmp_path):
     file = tmp_path / "evil.pth"
     file.write_bytes(_pickled(Call(eval, CODE)))
     with pytest.raises(WeightsError, match="asks for .*eval.* safetensors.* VAN_MM_RUN_CODE_IN_CHECKPOINTS=1"):
@@ -156,7 +158,7 @@ def test_malformed_files(name, tmp_path):
         read_checkpoint_file(tmp_path / name)
 
 
-def test_a_tensor_or_list_is_no_checkpoint(tmp_path):
+def test_content_that_is_not_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="holds a Tensor, not a checkpoint"):
         read_checkpoint_file(_saved(tmp_path, torch.ones(3)))
     with pytest.raises(WeightsError, match="no state dict"):
@@ -165,7 +167,7 @@ def test_a_tensor_or_list_is_no_checkpoint(tmp_path):
         read_checkpoint_file(tmp_path / "nowhere.pth")
 
 
-def test_old_torch_reads_what_mmengine_writes_and_warns(tmp_path, monkeypatch):
+def test_old_torch_reads_mmengine_checkpoints_and_warns(tmp_path, monkeypatch):
     hub = MessageHub.get_instance("weights-test")
     hub.update_scalar("train/loss", np.float32(1.5))
     scaler = torch.amp.GradScaler("cpu").state_dict()
@@ -178,12 +180,12 @@ def test_old_torch_reads_what_mmengine_writes_and_warns(tmp_path, monkeypatch):
         loaded = read_checkpoint_file(file)
     assert torch.equal(loaded["state_dict"]["a"], torch.ones(2, 2))
     assert loaded["message_hub"]["log_scalars"]["train/loss"].current() == 1.5
-    with warnings.catch_warnings():  # once is enough
+    with warnings.catch_warnings():  # the second read does not warn again
         warnings.simplefilter("error")
         read_checkpoint_file(file)
 
 
-def test_a_user_may_insist(tmp_path, monkeypatch):
+def test_environment_variable_allows_code(tmp_path, monkeypatch):
     file = tmp_path / "with_path.pth"
     torch.save(dict(state_dict={}, where=Path("x")), file)
     with pytest.raises(WeightsError, match="pathlib"):
@@ -192,7 +194,7 @@ def test_a_user_may_insist(tmp_path, monkeypatch):
     assert read_checkpoint_file(file)["where"] == Path("x")
 
 
-def test_mmengine_reads_through_us(tmp_path):
+def test_mmengine_reads_through_this_package(tmp_path):
     from mmengine.runner.checkpoint import CheckpointLoader
 
     file = tmp_path / "a.safetensors"

@@ -1,4 +1,4 @@
-"""mmengine's and PyTorch's own loading accept VAN weights in every layout, without a hook."""
+"""The loading functions of mmengine and PyTorch accept VAN weights in every layout, without a hook in the config."""
 
 import copy
 
@@ -44,7 +44,7 @@ def test_mmengine_loads_a_classifier(layout, container, source, tmp_path):
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_mmengine_loads_a_backbone(layout, container, source, tmp_path):
-    """Through init_cfg, from the file of a whole classifier."""
+    """``init_cfg`` loads a backbone from the checkpoint of a complete classifier."""
     file = write(tmp_path, source, layout, container)
     model = VAN(arch=SMALL, init_cfg=dict(type="Pretrained", checkpoint=file))
     model.init_weights()
@@ -59,7 +59,7 @@ def test_torch_loads_strictly(layout, source):
     before = dict(state)
     model.load_state_dict(state)
     assert torch.equal(logits(model, X), logits(source, X))
-    assert state.keys() == before.keys()  # the caller's dict stays as it is
+    assert state.keys() == before.keys()  # the dict of the caller is not changed
 
 
 def test_safetensors(source, tmp_path):
@@ -70,7 +70,7 @@ def test_safetensors(source, tmp_path):
 
 
 def test_nested_models_and_copies(source):
-    """A model inside another, and a deep copy as EMA makes it."""
+    """A deep copy of a model, which EMA makes, loads as part of another model."""
     outer = torch.nn.ModuleDict(dict(teacher=copy.deepcopy(classifier())))
     state = {f"teacher.{key}": value for key, value in official(source).items()}
     outer.load_state_dict(state)
@@ -79,7 +79,7 @@ def test_nested_models_and_copies(source):
 
 @pytest.mark.parametrize("load", [load_state_dict, lambda model, state: model.load_state_dict(state, strict=False)])
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda s: s.pop("block1.0.mlp.fc1.bias"), r"1 missing \(block1.0.mlp.fc1.bias\)"),
         (lambda s: s.update({"block1.0.extra": torch.ones(1)}), r"1 unexpected \(block1.0.extra\)"),
@@ -88,17 +88,17 @@ def test_nested_models_and_copies(source):
     ],
     ids=["missing", "unexpected", "shape", "nan"],
 )
-def test_a_backbone_is_loaded_completely_or_not_at_all(change, words, load, source):
-    """Also by mmengine, which loads with strict=False, into a bare VAN and into a model."""
+def test_incomplete_backbone_is_refused(change, message, load, source):
+    """A VAN and a classifier refuse an incomplete backbone, although mmengine loads with strict=False."""
     state = official(source)
     change(state)
     for model in (VAN(arch=SMALL), classifier()):
-        with pytest.raises(WeightsError, match=words):
+        with pytest.raises(WeightsError, match=message):
             load(model, dict(state))
 
 
 def test_weights_of_another_size_are_refused_by_init_cfg(tmp_path):
-    """Like B2 and B3, the two sizes differ in their depths alone, so that every key of the model but one is there."""
+    """Weights of a shallower VAN are refused. As for B2 and B3, the two sizes differ only in depth."""
     torch.save(VAN(arch=SMALL).state_dict(), tmp_path / "van.pth")
     deeper = dict(SMALL, depths=[1, 2, 2, 1])
     model = VAN(arch=deeper, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "van.pth")))
@@ -106,8 +106,8 @@ def test_weights_of_another_size_are_refused_by_init_cfg(tmp_path):
         model.init_weights()
 
 
-def test_a_state_dict_without_a_backbone_loads(source):
-    """Only the head, as in linear probing."""
+def test_state_dict_without_a_backbone_loads(source):
+    """A state dict with only the head loads, as in linear probing, and keeps the backbone."""
     model = classifier()
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
     model.load_state_dict({"head.fc.weight": source.head.fc.weight}, strict=False)
@@ -115,6 +115,6 @@ def test_a_state_dict_without_a_backbone_loads(source):
     assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
 
 
-def test_example_of_a_key():
+def test_key_of_huggingface():
     key = "van.encoder.stages.0.layers.2.mlp_scaling.weight"
     assert to_official_key(key) == "block1.2.layer_scale_2"

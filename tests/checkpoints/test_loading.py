@@ -1,4 +1,4 @@
-"""VAN weights of any layout load into any model."""
+"""VAN weights in any layout load into any model."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -19,7 +19,7 @@ SMALL = dict(embed_dims=[8, 16, 24, 32], depths=[1, 2, 1, 1], mlp_ratios=[2, 2, 
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """Give every parameter and statistic a value of its own, so that a swap would show."""
+    """Set every parameter and statistic to different values, so that swapped keys change the output."""
     torch.manual_seed(0)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
@@ -54,39 +54,39 @@ X = torch.linspace(-1, 1, 3 * 40 * 56).reshape(1, 3, 40, 56)
 
 
 def test_huggingface():
-    """The fixture is a VanForImageClassification of transformers 4.30.2 with an input and its logits."""
+    """A VanForImageClassification saved by transformers 4.30.2 gives the logits that are stored with it."""
     path = ROOT / "tests/data/huggingface_van.safetensors"
-    held = load_file(path)
-    x, expected = held.pop("input"), held.pop("logits")
+    state = load_file(path)
+    x, expected = state.pop("input"), state.pop("logits")
     model = classifier()
-    model.load_state_dict(match_state_dict(model, held))
+    model.load_state_dict(match_state_dict(model, state))
     torch.testing.assert_close(logits(model, x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_huggingface_van_model_without_its_prefix(tmp_path):
-    held = load_file(ROOT / "tests/data/huggingface_van.safetensors")
-    bare = {k.removeprefix("van."): v for k, v in held.items() if k.startswith("van.")}
+def test_huggingface_backbone_without_prefix(tmp_path):
+    state = load_file(ROOT / "tests/data/huggingface_van.safetensors")
+    bare = {k.removeprefix("van."): v for k, v in state.items() if k.startswith("van.")}
     torch.save(bare, tmp_path / "pytorch_model.bin")
     model = VAN(arch=SMALL)
     load_van_weights(model, tmp_path / "pytorch_model.bin")
-    assert torch.equal(model.block2[1].mlp.fc2.weight, held["van.encoder.stages.1.layers.1.mlp.out_dense.weight"])
+    assert torch.equal(model.block2[1].mlp.fc2.weight, state["van.encoder.stages.1.layers.1.mlp.out_dense.weight"])
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_mmpretrain_classifier(tmp_path, suffix):
-    theirs = randomise(classifier(backbone="mmpretrain.VAN"))
+    source = randomise(classifier(backbone="mmpretrain.VAN"))
     file = tmp_path / f"van{suffix}"
     if suffix == ".pth":
-        torch.save(dict(meta={}, state_dict=theirs.state_dict()), file)
+        torch.save(dict(meta={}, state_dict=source.state_dict()), file)
     else:
-        save_file(theirs.state_dict(), file)
-    ours = classifier()
-    load_van_weights(ours, file)
-    torch.testing.assert_close(logits(ours, X), logits(theirs, X), rtol=1e-5, atol=1e-5)
+        save_file(source.state_dict(), file)
+    model = classifier()
+    load_van_weights(model, file)
+    torch.testing.assert_close(logits(model, X), logits(source, X), rtol=1e-5, atol=1e-5)
 
 
 def official(model: torch.nn.Module) -> dict:
-    """A classifier's weights as the authors' files have them."""
+    """Return the weights of a classifier in the layout of the authors' files."""
     return to_layout(*split_state_dict(model.state_dict()), "official")
 
 
@@ -102,16 +102,16 @@ def official(model: torch.nn.Module) -> dict:
     ],
 )
 def test_official_files(tmp_path, wrap):
-    theirs = randomise(classifier())
-    state = official(theirs)
+    source = randomise(classifier())
+    state = official(source)
     assert {"head.weight", "head.bias", "block1.0.attn.spatial_gating_unit.conv0.weight"} <= set(state)
     torch.save(wrap(state), tmp_path / "van.pth.tar")
-    ours = classifier()
-    load_van_weights(ours, tmp_path / "van.pth.tar")
-    assert torch.equal(logits(ours, X), logits(theirs, X))
+    model = classifier()
+    load_van_weights(model, tmp_path / "van.pth.tar")
+    assert torch.equal(logits(model, X), logits(source, X))
 
 
-def test_backbone_alone_from_everything(tmp_path):
+def test_backbone_loads_from_classifiers_of_all_layouts(tmp_path):
     source = randomise(classifier())
     for family in ("van_mm", "official", "mmpretrain", "huggingface"):
         torch.save(to_layout(*split_state_dict(source.state_dict()), family), tmp_path / "w.pth")
@@ -130,8 +130,8 @@ def test_round_trips_are_exact(family):
         assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_a_detectors_backbone_for_a_segmentor(tmp_path):
-    """A detector's own checkpoint, as mmengine saves it, starts a segmentor by init_cfg."""
+def test_segmentor_loads_backbone_of_detector(tmp_path):
+    """``init_cfg`` initializes a segmentor from a detector's checkpoint that mmengine saved."""
     source = randomise(VAN(arch=SMALL))
     state = {f"backbone.{k}": v for k, v in source.state_dict().items()} | {"bbox_head.cls.weight": torch.ones(3, 3)}
     torch.save(dict(meta=dict(epoch=1), state_dict=state, optimizer={}), tmp_path / "detector.pth")
@@ -149,7 +149,7 @@ def test_a_detectors_backbone_for_a_segmentor(tmp_path):
     )
     segmentor.init_weights()
     assert torch.equal(segmentor.backbone.block3[0].layer_scale_1, source.block3[0].layer_scale_1)
-    whole = randomise(
+    other = randomise(
         MODELS.build(
             dict(
                 type="mmseg.EncoderDecoder",
@@ -158,8 +158,8 @@ def test_a_detectors_backbone_for_a_segmentor(tmp_path):
             )
         )
     )
-    load_van_weights(segmentor, _saved(tmp_path, whole.state_dict()))
-    assert torch.equal(segmentor.decode_head.conv_seg.weight, whole.decode_head.conv_seg.weight)
+    load_van_weights(segmentor, _saved(tmp_path, other.state_dict()))
+    assert torch.equal(segmentor.decode_head.conv_seg.weight, other.decode_head.conv_seg.weight)
 
 
 def _saved(folder: Path, content) -> Path:
@@ -167,15 +167,15 @@ def _saved(folder: Path, content) -> Path:
     return folder / "saved.pth"
 
 
-def test_another_class_count_is_left_out_with_one_warning(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(loading, "print_log", lambda message, *args, **kwargs: said.append(message))
+def test_head_with_other_class_count_is_skipped_with_one_warning(tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(loading, "print_log", lambda message, *args, **kwargs: messages.append(message))
     source, model = randomise(classifier(classes=5)), classifier(classes=7)
     before = model.head.fc.weight.clone()
     load_van_weights(model, _saved(tmp_path, official(source)))
     assert torch.equal(model.head.fc.weight, before)
     assert torch.equal(model.backbone.norm4.weight, source.backbone.norm4.weight)
-    assert said == ["left out, for another number of classes: head.fc.weight, head.fc.bias"]
+    assert messages == ["left out, for another number of classes: head.fc.weight, head.fc.bias"]
 
 
 @pytest.fixture(scope="module")
@@ -184,16 +184,19 @@ def every_size():
         return {name: VAN(arch=name) for name in ARCH_SETTINGS}
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [(a, b) for a in ARCH_SETTINGS for b in ARCH_SETTINGS if a != b])
-def test_wrong_size_is_named(theirs, ours, every_size):
-    source = {key: torch.zeros(()).expand(value.shape) for key, value in every_size[theirs].state_dict().items()}
-    with pytest.raises(WeightsError, match=f"these are VAN-{theirs.upper()} weights, the model is VAN-{ours.upper()}"):
-        match_state_dict(every_size[ours], source)
+@pytest.mark.parametrize(
+    ("source_arch", "model_arch"), [(a, b) for a in ARCH_SETTINGS for b in ARCH_SETTINGS if a != b]
+)
+def test_message_names_both_sizes(source_arch, model_arch, every_size):
+    source = {key: torch.zeros(()).expand(value.shape) for key, value in every_size[source_arch].state_dict().items()}
+    message = f"these are VAN-{source_arch.upper()} weights, the model is VAN-{model_arch.upper()}"
+    with pytest.raises(WeightsError, match=message):
+        match_state_dict(every_size[model_arch], source)
 
 
-def test_missing_unexpected_and_nan_are_listed(tmp_path):
+def test_refused_weights_leave_the_model_unchanged(tmp_path):
     state = official(randomise(classifier()))
-    for change, words in (
+    for change, message in (
         (lambda s: s.pop("block1.0.mlp.fc1.bias"), r"1 missing \(block1.0.mlp.fc1.bias\)"),
         (lambda s: s.update({"block1.0.extra": torch.ones(1)}), r"1 unexpected \(block1.0.extra\)"),
         (
@@ -205,7 +208,7 @@ def test_missing_unexpected_and_nan_are_listed(tmp_path):
         change(broken)
         model = randomise(VAN(arch=SMALL))
         before = {k: v.clone() for k, v in model.state_dict().items()}
-        with pytest.raises(WeightsError, match=words):
+        with pytest.raises(WeightsError, match=message):
             load_van_weights(model, _saved(tmp_path, broken))
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(WeightsError, match="holds no VAN weights"):

@@ -1,4 +1,4 @@
-"""Bad samples are left out of training up to a limit, end a validation, and are found beforehand."""
+"""Bad samples are skipped in training up to a limit, stop a validation, and are listed by check_dataset."""
 
 import json
 import shutil
@@ -19,22 +19,25 @@ ADE = "ade/ADEChallengeData2016"
 
 @pytest.fixture
 def root(demo_root, tmp_path):
-    """A copy of the demo's data, to be damaged."""
+    """A copy of the demo data that a test may damage."""
     for name in ("ade", "coco", "imagenet"):
         shutil.copytree(demo_root / name, tmp_path / "data" / name)
     return tmp_path / "data"
 
 
-def cut(file) -> None:
+def truncate(file) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_left_out_and_logged(workers, root, fork_tool, tmp_path):
-    """In forks, because workers of a data loader that outlives its run in one process are waited for."""
+def test_training_skips_and_logs_bad_samples(workers, root, fork_tool, tmp_path):
+    """Training stops above --max-bad-data, and else skips and logs bad samples.
+
+    The runs are forks, because in one process a data loader can outlive its run and keep its workers alive.
+    """
     images = sorted((root / ADE / "images/training").iterdir())
     images[0].write_bytes(images[0].read_bytes()[:100])
-    images[1].with_suffix(".none").write_bytes(b"")  # no image, not seen
+    images[1].with_suffix(".none").write_bytes(b"")  # not an image, so the dataset ignores it
     (root / ADE / "annotations/training" / f"{images[2].stem}.png").unlink()
     train = (
         "train",
@@ -61,8 +64,8 @@ def test_left_out_and_logged(workers, root, fork_tool, tmp_path):
     assert all(line["error"] for line in lines)
 
 
-def test_validation_ends_with_the_name(root, run_tool, tmp_path):
-    """Without the image the figure would be another one. The checkpoint is there."""
+def test_validation_stops_at_a_bad_image(root, run_tool, tmp_path):
+    """Validation stops, because metrics without the image would not be comparable. The checkpoint is saved before."""
     image = sorted((root / "coco/val2017").iterdir())[1]
     image.write_bytes(b"nothing")
     train = ("train", DET, "--demo", "--demo-root", root, "--demo-iters", 1, "--work-dir", tmp_path / "run")
@@ -71,17 +74,17 @@ def test_validation_ends_with_the_name(root, run_tool, tmp_path):
     assert (tmp_path / "run/iter_1.pth").exists()
 
 
-def test_check_finds_what_is_wrong(root, run_tool, tmp_path):
-    """A file cut by its last bytes, which OpenCV reads as if nothing was; one that is missing; wrong annotations."""
+def test_check_lists_all_problems(root, run_tool, tmp_path):
+    """The check lists truncated images, which OpenCV reads without an error, missing files and wrong annotations."""
     images = sorted((root / ADE / "images/training").iterdir())
     maps = root / ADE / "annotations/training"
-    cut(images[0])
+    truncate(images[0])
     (maps / f"{images[1].stem}.png").unlink()
     Image.new("L", (30, 20)).save(maps / f"{images[2].stem}.png")
     label = Image.open(maps / f"{images[3].stem}.png")
     label.paste(200, (0, 0, 5, 5))
     label.save(maps / f"{images[3].stem}.png")
-    assert found(run_tool, SEG, root, tmp_path) == [
+    assert find_problems(run_tool, SEG, root, tmp_path) == [
         (images[0].name, "the image can't be read: image file is truncated"),
         (images[1].name, "FileNotFoundError"),
         (images[2].name, "a map of 20 x 30 for an image of"),
@@ -91,45 +94,47 @@ def test_check_finds_what_is_wrong(root, run_tool, tmp_path):
     names = {}
     for kind in ("instances", "person_keypoints"):
         file = root / f"coco/annotations/{kind}_train2017.json"
-        notes = json.loads(file.read_text())
-        notes["images"][0]["width"] += 1
+        content = json.loads(file.read_text())
+        content["images"][0]["width"] += 1
         if kind == "instances":
-            notes["annotations"] = [
-                note for note in notes["annotations"] if note["image_id"] != notes["images"][1]["id"]
-            ]
-        for note in notes["annotations"]:
-            if note["image_id"] == notes["images"][2]["id"] and "keypoints" in note:
-                note["keypoints"] = [value + 1000 * (i % 3 == 0) for i, value in enumerate(note["keypoints"])]
-        file.write_text(json.dumps(notes))
-        names[kind] = [image["file_name"] for image in notes["images"]]
+            image_id = content["images"][1]["id"]
+            content["annotations"] = [box for box in content["annotations"] if box["image_id"] != image_id]
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == content["images"][2]["id"] and "keypoints" in annotation:
+                points = annotation["keypoints"]
+                annotation["keypoints"] = [value + 1000 * (i % 3 == 0) for i, value in enumerate(points)]
+        file.write_text(json.dumps(content))
+        names[kind] = [image["file_name"] for image in content["images"]]
         (root / "coco/train2017" / names[kind][3]).unlink()
-    boxed, persons = names.values()
-    lines = found(run_tool, DET, root, tmp_path)
-    assert (boxed[3], "the file is missing") in lines
-    assert [name for name, problem in lines if problem.startswith("the annotation says")] == [boxed[0]]
-    lines = found(run_tool, POSE, root, tmp_path)
-    assert {(persons[2], "a key point beyond the image of"), (persons[3], "the file is missing")} <= set(lines)
+    instances, people = names.values()
+    problems = find_problems(run_tool, DET, root, tmp_path)
+    assert (instances[3], "the file is missing") in problems
+    assert [name for name, problem in problems if problem.startswith("the annotation says")] == [instances[0]]
+    problems = find_problems(run_tool, POSE, root, tmp_path)
+    assert {(people[2], "a keypoint beyond the image of"), (people[3], "the file is missing")} <= set(problems)
 
     image = next((root / "imagenet/train").rglob("*.JPEG"))
     image.write_bytes(b"")
-    assert found(run_tool, CLS, root, tmp_path) == [(image.name, "the image can't be read: cannot identify image file")]
+    assert find_problems(run_tool, CLS, root, tmp_path) == [
+        (image.name, "the image can't be read: cannot identify image file")
+    ]
 
 
-def found(run_tool, config, root, tmp_path) -> list[tuple[str, str]]:
-    """The problems of the training set, by file name and the words that are known beforehand."""
+def find_problems(run_tool, config, root, tmp_path) -> list[tuple[str, str]]:
+    """Return (file name, problem) for each bad sample of the training set. Some problems are cut to a fixed prefix."""
     out = tmp_path / "problems.json"
     done = run_tool(
         "misc/check_dataset", config, "--demo", "--demo-root", root, "--splits", "train", "--workers", 1, "--out", out
     )
     assert done.returncode == 1 and "Traceback" not in done.stdout, done.stdout
-    known = (
+    prefixes = (
         "the image can't be read: image file is truncated", "the image can't be read: cannot identify image file",
-        "FileNotFoundError", "a map of 20 x 30 for an image of", "a key point beyond the image of",
+        "FileNotFoundError", "a map of 20 x 30 for an image of", "a keypoint beyond the image of",
     )  # fmt: skip
     lines = [(line["file"].split("/")[-1], line["problem"]) for line in json.loads(out.read_text())]
-    return sorted({(name, next((k for k in known if problem.startswith(k)), problem)) for name, problem in lines})
+    return sorted({(name, next((p for p in prefixes if problem.startswith(p)), problem)) for name, problem in lines})
 
 
-def test_check_of_good_data(demo_root, run_tool):
+def test_check_finds_no_problem_in_good_data(demo_root, run_tool):
     done = run_tool("misc/check_dataset", SEG, "--demo", "--demo-root", demo_root, "--workers", 0)
     assert done.returncode == 0 and "0 problems" in done.stdout, done.stdout

@@ -1,4 +1,4 @@
-"""The saliency data sets: what is loaded, and what is said of files that are not as they have to be."""
+"""SaliencyDataset loads images and masks, and refuses malformed files."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from van_mm.utils.errors import UserError
 
 @pytest.fixture
 def root(tmp_path):
-    """Two pairs of DUTS-TE of 30x20 pixels, whose upper half is salient."""
+    """A DUTS-TE folder with two images of 30x20 pixels. The upper half of each image is salient."""
     layout = SALIENCY_LAYOUTS["DUTS-TE"]
     for folder in (layout.images, layout.masks):
         (tmp_path / folder).mkdir(parents=True)
@@ -31,14 +31,14 @@ def load(root):
     return SaliencyDataset("DUTS-TE", data_root=str(root), pipeline=pipeline)[0]
 
 
-def test_loads(root):
+def test_mask_is_binary(root):
     results = load(root)
     assert results["subset"] == "DUTS-TE" and results["gt_seg_map"].dtype == np.uint8
     assert np.array_equal(results["gt_seg_map"], np.repeat([1, 0], 10)[:, None].repeat(30, 1))
 
 
-def test_colour_masks_and_soft_edges(root):
-    mask = np.zeros((20, 30, 4), np.uint8)  # RGBA, as some copies have it
+def test_color_masks_and_soft_edges(root):
+    mask = np.zeros((20, 30, 4), np.uint8)  # some copies of the dataset have RGBA masks
     mask[:10, :, :3], mask[..., 3] = 255, 255
     mask[9, :20, :3] = 129
     write_mask(root, "a", mask)
@@ -46,7 +46,7 @@ def test_colour_masks_and_soft_edges(root):
 
 
 @pytest.mark.parametrize(
-    ("mask", "words"),
+    ("mask", "message"),
     [
         (np.full((20, 30), 100, np.uint8) + np.arange(30, dtype=np.uint8) * 3, "not binary: 100% of its pixels"),
         (np.full((10, 30), 255, np.uint8), "a.png is 30x10 pixels, its image 30x20"),
@@ -55,16 +55,16 @@ def test_colour_masks_and_soft_edges(root):
         (np.full((20, 30), 65535, np.uint16), "16-bit"),
     ],
 )
-def test_bad_masks(mask, words, root):
+def test_bad_masks(mask, message, root):
     write_mask(root, "a", mask)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         load(root)
 
 
 def test_missing_and_broken_files(root):
     masks = root / SALIENCY_LAYOUTS["DUTS-TE"].masks
     (masks / "a.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.png is no readable picture \(0 bytes\)"):
+    with pytest.raises(UserError, match=r"a\.png is not a readable image \(0 bytes\)"):
         load(root)
     (masks / "b.png").unlink()
     with pytest.raises(UserError, match=r"1 images of .* have no mask in .*\['b'\]"):
@@ -75,7 +75,7 @@ def test_missing_and_broken_files(root):
         SaliencyDataset("SOD", data_root=str(root))
 
 
-def test_shades_are_the_rule_in_pascal_s():
+def test_gray_masks_are_allowed_for_pascal_s():
     shades = np.arange(12, dtype=np.uint8).repeat(100).reshape(30, 40) * 21
     assert (
         "not binary" in find_mask_problem(shades, "m", (30, 40))
@@ -83,6 +83,6 @@ def test_shades_are_the_rule_in_pascal_s():
     )
 
 
-def test_own_data(root):
-    own = SaliencyDataset("mine", data_root=str(root), data_prefix=SALIENCY_LAYOUTS["DUTS-TE"].prefixes)
-    assert len(own) == 2 and own.get_data_info(1)["subset"] == "mine"
+def test_custom_dataset(root):
+    dataset = SaliencyDataset("mine", data_root=str(root), data_prefix=SALIENCY_LAYOUTS["DUTS-TE"].prefixes)
+    assert len(dataset) == 2 and dataset.get_data_info(1)["subset"] == "mine"

@@ -1,4 +1,4 @@
-"""The demo data stand in the real formats, and the demo config changes only what it says."""
+"""Demo data have the formats of the real datasets, and demo configs change only the documented settings."""
 
 import json
 
@@ -15,7 +15,7 @@ from van_mm.demo.demo_data import make_demo_data
 from van_mm.demo.segmentation import ADE_IDS
 
 
-def test_class_names_are_the_data_sets():
+def test_class_names_match_the_datasets():
     from mmdet.datasets import CocoPanopticDataset
     from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
     from mmseg.datasets import ADE20KDataset
@@ -26,11 +26,11 @@ def test_class_names_are_the_data_sets():
     assert [c["name"] for c in categories] == list(CocoPanopticDataset.METAINFO["classes"])
     assert set(COCO_THINGS) <= {c["name"] for c in categories if c["isthing"]}
     labels = [label for label, _, _ in IMAGENET.values()]
-    assert sorted(IMAGENET) == list(IMAGENET) and sorted(labels) == labels  # labels count the sorted synsets
+    assert sorted(IMAGENET) == list(IMAGENET) and sorted(labels) == labels  # labels are the ranks of the sorted synsets
     assert IMAGENET_CATEGORIES[417].startswith("balloon") and IMAGENET_CATEGORIES[963].startswith("pizza")
 
 
-def test_same_seed_same_data(tmp_path):
+def test_same_seed_gives_same_data(tmp_path):
     for name in ("a", "b"):
         make_demo_data("ADE20KDataset", tmp_path / name, train=2, val=1)
     files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()]
@@ -42,7 +42,7 @@ def test_same_seed_same_data(tmp_path):
     assert not np.array_equal(train, val)
 
 
-def test_a_half_made_folder_is_finished_and_a_foreign_one_left_alone(tmp_path):
+def test_outdated_folder_is_rewritten_and_other_folders_are_refused(tmp_path):
     make_demo_data("ADE20KDataset", tmp_path / "ade", train=1, val=1)
     image = tmp_path / "ade/images/training/ADE_train_00000001.jpg"
     time = image.stat().st_mtime_ns
@@ -92,7 +92,7 @@ def test_keypoints_lie_on_the_person(demo_root):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("*/*.py")), ids=lambda p: p.stem)
-def test_demo_changes_only_what_it_says(path):
+def test_demo_keeps_the_recipe(path):
     before, after = Config.fromfile(path), Config.fromfile(path)
     apply_demo(after, "elsewhere", iters=30)
     assert after.train_cfg.max_iters == 30 and after.train_cfg.val_interval == 30
@@ -101,8 +101,8 @@ def test_demo_changes_only_what_it_says(path):
     for scheduler in after.param_scheduler:
         assert not scheduler.by_epoch and scheduler.get("end", 30) <= 30
     assert after.model.backbone.arch == before.model.backbone.arch
-    kept = [[t["type"] for t in cfg.train_dataloader.dataset.pipeline] for cfg in (before, after)]
-    assert kept[0] == kept[1]
+    pipelines = [[t["type"] for t in cfg.train_dataloader.dataset.pipeline] for cfg in (before, after)]
+    assert pipelines[0] == pipelines[1]
     assert (
         after.optim_wrapper.optimizer.weight_decay == before.optim_wrapper.optimizer.weight_decay
         if ("weight_decay" in before.optim_wrapper.optimizer)
@@ -120,7 +120,7 @@ def test_demo_drops_published_weights_and_keeps_files(tmp_path):
         assert (cfg.model.backbone.init_cfg is not None) == kept
 
 
-def test_demo_scales_what_depends_on_the_image():
+def test_demo_scales_settings_with_the_image_size():
     cfg = Config.fromfile(find_config("det/mask2former_van_b2_50e_coco_panoptic"))
     apply_demo(cfg)
     assert cfg.model.train_cfg.num_points == 12544 / 8**2
@@ -129,8 +129,8 @@ def test_demo_scales_what_depends_on_the_image():
     assert (cfg.model.train_cfg.rpn.sampler.num, cfg.model.train_cfg.rcnn.sampler.num) == (256, 32)
 
 
-def test_demo_of_upstreams_configs():
-    """Mosaics and paddings, sizes in heads and codecs, images drawn at random sizes; SGD's learning rates."""
+def test_demo_of_upstream_configs():
+    """The demo scales every size (mosaic, padding, head, codec, random resizing) and the learning rate of SGD."""
     cfg = Config.fromfile(find_config("mmdet::yolox/yolox_s_8xb8-300e_coco"))
     apply_demo(cfg)
     text = str([cfg.train_dataloader, cfg.val_dataloader, cfg.model])
@@ -143,7 +143,7 @@ def test_demo_of_upstreams_configs():
     assert head.input_size == head.decoder.input_size == (96, 128) and head.in_featuremap_size == (3, 4)
 
 
-def test_demo_refuses_nonsense():
+def test_demo_refuses_invalid_arguments():
     cfg = Config.fromfile(find_config("seg/upernet_van_b2"))
     with pytest.raises(ValueError, match="at least 1"):
         apply_demo(cfg, iters=0)

@@ -1,4 +1,4 @@
-"""Small runs of mmengine that the tests of hooks share."""
+"""Small mmengine runs that are shared by the tests of hooks."""
 
 import random
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """A model of mmengine's interface: BatchNorm and a linear layer, whose loss is the mean of its output."""
+    """A BatchNorm and a linear layer behind mmengine's model interface. The loss is the mean of the squared output."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 
 def runner(batches, tmp_path, patience=3):
-    """Train a ``Net`` on these batches."""
+    """Build a runner that trains a ``Net`` on the given batches, in order."""
     torch.manual_seed(0)
     return Runner(
         Net(),
@@ -48,15 +48,16 @@ def runner(batches, tmp_path, patience=3):
 
 
 def batches(*bad, number=6):
+    """Return random batches. Each (index, value) in ``bad`` overwrites one element of that batch."""
     generator = torch.Generator().manual_seed(1)
-    found = [torch.randn(8, 4, generator=generator) for _ in range(number)]
+    inputs = [torch.randn(8, 4, generator=generator) for _ in range(number)]
     for index, value in bad:
-        found[index][0, 0] = value
-    return found
+        inputs[index][0, 0] = value
+    return inputs
 
 
 class Noise(torch.utils.data.Dataset):
-    """Pictures that are another draw each time, from each of the three generators."""
+    """Samples that change with each access, because they draw from all three random generators."""
 
     def __len__(self):
         return 6
@@ -67,7 +68,7 @@ class Noise(torch.utils.data.Dataset):
 
 
 def noisy_runner(by_epoch, work_dir, name, length, resume=None):
-    """A run on :class:`Noise` with dropout, that validates at its half and at its end."""
+    """Build a runner with dropout on :class:`Noise`. It validates after each epoch, or after each 6 iterations."""
     torch.manual_seed(0)
     net = Net()
     net.layers.insert(1, nn.Dropout(0.3))
@@ -104,7 +105,7 @@ def noisy_runner(by_epoch, work_dir, name, length, resume=None):
 
 
 class Nothing(Evaluator):
-    """An evaluator that finds nothing."""
+    """An evaluator without metrics. It draws a random number, so that validation changes the random state."""
 
     def __init__(self):
         super().__init__([])

@@ -37,13 +37,13 @@ def test_equals_stock(height, width, kernel, dilation, channels):
     x = torch.randn(2, channels, height, width, requires_grad=True)
     weight = torch.randn(channels, 1, kernel, kernel, requires_grad=True)
     bias = torch.randn(channels, requires_grad=True)
-    seed = torch.randn(2, channels, height, width)
-    ours = torch.ops.van_mm.dwconv(x, weight, bias, dilation)
-    grads = torch.autograd.grad(ours, (x, weight, bias), seed)
+    grad_out = torch.randn(2, channels, height, width)
+    out = torch.ops.van_mm.dwconv(x, weight, bias, dilation)
+    grads = torch.autograd.grad(out, (x, weight, bias), grad_out)
     double = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias)]
-    theirs = stock(*double, dilation)
-    assert (ours - theirs).norm() / theirs.norm() < 1e-6
-    for grad, reference in zip(grads, torch.autograd.grad(theirs, double, seed.double()), strict=True):
+    expected = stock(*double, dilation)
+    assert (out - expected).norm() / expected.norm() < 1e-6
+    for grad, reference in zip(grads, torch.autograd.grad(expected, double, grad_out.double()), strict=True):
         assert grad.shape == reference.shape
         assert (grad - reference).norm() / reference.norm() < 1e-5
 
@@ -54,13 +54,14 @@ def double(*tensors):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (61, 43), (7, 7), (2, 300)])
-@pytest.mark.parametrize(("ins", "outs"), [(16, 48), (64, 32), (38, 160)])
-def test_pointwise(dtype, tolerance, size, ins, outs):
-    """A 1x1 convolution and all that may follow it, for numbers of pixels and channels that fit no tile."""
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(16, 48), (64, 32), (38, 160)])
+def test_pointwise(dtype, tolerance, size, in_channels, out_channels):
+    """A 1x1 convolution with every fused operation, for pixel and channel counts that are not multiples of a tile."""
     torch.manual_seed(0)
-    x, (times, before, plus) = torch.randn(2, ins, *size), torch.randn(3, 2, outs, *size)
-    weight, (bias, scale, slope) = torch.randn(outs, ins, 1, 1) / ins**0.5, torch.randn(3, outs)
-    in_scale, out_scale = torch.rand(ins) + 0.5, torch.rand(outs) + 0.5
+    x, (times, before, plus) = torch.randn(2, in_channels, *size), torch.randn(3, 2, out_channels, *size)
+    weight = torch.randn(out_channels, in_channels, 1, 1) / in_channels**0.5
+    bias, scale, slope = torch.randn(3, out_channels)
+    in_scale, out_scale = torch.rand(in_channels) + 0.5, torch.rand(out_channels) + 0.5
     x, times, before, plus = (tensor.to(dtype) for tensor in (x, times, before, plus))
     packed = OPS.pack(weight, in_scale, out_scale, dtype == torch.bfloat16)
     product = F.conv2d(
@@ -70,11 +71,11 @@ def test_pointwise(dtype, tolerance, size, ins, outs):
     active = before.double().requires_grad_()
     (derivative,) = torch.autograd.grad(F.gelu(active).sum(), active)
     expected = chain * derivative + plus.double() * slope.double().view(-1, 1, 1)
-    ours = OPS.pointwise(x, packed, bias, gelu=True, scale=scale, times=times, before=before, plus=plus, slope=slope)
-    assert ours.dtype == dtype and (ours - expected).norm() <= tolerance * expected.norm()
-    ours = OPS.pointwise(x, packed, bias, plus=plus)
-    assert (ours - (product + plus.double())).norm() <= tolerance * product.norm()
-    if dtype == torch.float32:  # a matrix in place of panels
+    out = OPS.pointwise(x, packed, bias, gelu=True, scale=scale, times=times, before=before, plus=plus, slope=slope)
+    assert out.dtype == dtype and (out - expected).norm() <= tolerance * expected.norm()
+    out = OPS.pointwise(x, packed, bias, plus=plus)
+    assert (out - (product + plus.double())).norm() <= tolerance * product.norm()
+    if dtype == torch.float32:  # a plain matrix instead of packed panels
         matrix = (weight * in_scale.view(1, -1, 1, 1) * out_scale.view(-1, 1, 1, 1)).flatten(1).t().contiguous()
         assert (OPS.pointwise(x, matrix, bias) - product).norm() <= tolerance * product.norm()
     for wrong in (packed[:-1], packed.to(torch.float64)):
@@ -98,8 +99,8 @@ def test_feed_forward(dtype, tolerance, size):
     hidden = F.gelu(F.conv2d(hidden, *double(dw, b), padding=1, groups=128))
     expected = x.double() + F.conv2d(hidden, *double(fc2, b2))
     half = dtype == torch.bfloat16
-    ours = OPS.feed_forward(x, OPS.pack(fc1, half=half), b1, dw, b, OPS.pack(fc2, half=half), b2)
-    assert (ours - expected).norm() <= tolerance * expected.norm()
+    out = OPS.feed_forward(x, OPS.pack(fc1, half=half), b1, dw, b, OPS.pack(fc2, half=half), b2)
+    assert (out - expected).norm() <= tolerance * expected.norm()
 
 
 def test_gelu():
@@ -116,39 +117,39 @@ def test_bfloat16_depthwise():
     torch.manual_seed(0)
     x = torch.randn(2, 32, 20, 30).bfloat16().requires_grad_()
     weight = torch.randn(32, 1, 7, 7, requires_grad=True)
-    seed = torch.randn(2, 32, 20, 30).bfloat16()
-    ours = OPS.dwconv(x, weight, None, 3)
+    grad_out = torch.randn(2, 32, 20, 30).bfloat16()
+    out = OPS.dwconv(x, weight, None, 3)
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
-    theirs = stock(*exact, None, 3)
-    assert ours.dtype == torch.bfloat16 and (ours - theirs).norm() < 5e-3 * theirs.norm()
-    grads = torch.autograd.grad(ours, (x, weight), seed)
+    expected = stock(*exact, None, 3)
+    assert out.dtype == torch.bfloat16 and (out - expected).norm() < 5e-3 * expected.norm()
+    grads = torch.autograd.grad(out, (x, weight), grad_out)
     assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.float32]
-    for grad, reference in zip(grads, torch.autograd.grad(theirs, exact, seed.double()), strict=True):
+    for grad, reference in zip(grads, torch.autograd.grad(expected, exact, grad_out.double()), strict=True):
         assert (grad - reference).norm() < 5e-3 * reference.norm()
     with pytest.raises(NotImplementedError, match="gelu"):
         OPS.dwconv(x, weight, None, 3, gelu=True)
 
 
-def test_pool():
-    """Memory of large maps is used again once they are gone, and not before."""
+def test_memory_pool():
+    """The memory of a large tensor is reused after the tensor and its views are deleted, and not before."""
     code = """
         import torch, van_mm
         gelu = torch.ops.van_mm.gelu
         x = torch.ones(1, 16, 128, 128)
         first, second = gelu(x), gelu(2 * x)
-        places = {first.data_ptr(), second.data_ptr()}
-        assert len(places) == 2 and first.mean() < 1 < second.mean()
+        addresses = {first.data_ptr(), second.data_ptr()}
+        assert len(addresses) == 2 and first.mean() < 1 < second.mean()
         view = first[0, 0]
         del first, second
         third = gelu(3 * x)
-        assert third.data_ptr() in places and third.data_ptr() != view.data_ptr()
+        assert third.data_ptr() in addresses and third.data_ptr() != view.data_ptr()
         big = gelu(torch.ones(1, 16, 256, 256))
         assert view.mean() < 1 and third.mean() > 2 and big.mean() < 1
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)  # a process whose pool is empty
 
 
-def test_without_bias_and_with_frozen_parts():
+def test_without_bias_and_with_frozen_inputs():
     x, weight = torch.randn(1, 16, 8, 8), torch.randn(16, 1, 3, 3, requires_grad=True)
     torch.testing.assert_close(torch.ops.van_mm.dwconv(x, weight, None, 1), stock(x, weight, None, 1))
     torch.ops.van_mm.dwconv(x, weight, None, 1).sum().backward()
@@ -159,7 +160,7 @@ def test_without_bias_and_with_frozen_parts():
 
 
 def test_registration():
-    """Shapes, strides and gradients are what PyTorch is told they are."""
+    """The registered shapes, strides and gradients agree with the kernels (torch.library.opcheck)."""
     args = (torch.randn(2, 16, 5, 6).contiguous(memory_format=torch.channels_last), torch.randn(16, 1, 3, 3))
     args = (*(a.requires_grad_() for a in args), torch.randn(16, requires_grad=True), 2)
     torch.library.opcheck(torch.ops.van_mm.dwconv.default, args)
@@ -173,12 +174,12 @@ def test_registration():
         (torch.zeros(1, 16, 4, 4), 4, "odd"),
     ],
 )
-def test_refusals(x, kernel, message):
+def test_unsupported_inputs_raise(x, kernel, message):
     with pytest.raises(RuntimeError, match=message):
         torch.ops.van_mm.dwconv(x, torch.zeros(x.shape[1], 1, kernel, kernel, dtype=x.dtype), None, 1)
 
 
-def test_a_van_without_kernels_is_the_same(monkeypatch):
+def test_van_without_kernels_gives_the_same(monkeypatch):
     torch.manual_seed(0)
     model = VAN(arch=dict(embed_dims=[16, 32, 32, 48], depths=[1, 1, 2, 1], mlp_ratios=[2] * 4))
     model.init_weights()
@@ -190,15 +191,15 @@ def test_a_van_without_kernels_is_the_same(monkeypatch):
         outs = model(x)
         generator = torch.Generator().manual_seed(0)
         sum((out * torch.randn(out.shape, generator=generator)).sum() for out in outs).backward()
-        # The bias before a BatchNorm is left out: its gradient is zero but for rounding.
+        # The bias before a BatchNorm is skipped because its gradient is zero except for rounding errors.
         grads = {
             name: p.grad.clone()
             for name, p in model.named_parameters()
             if "embed" not in name or "proj.bias" not in name
         }
         results.append([*(out.detach() for out in outs), *grads.values()])
-    for ours, theirs in zip(*results, strict=True):
-        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    for actual, plain in zip(*results, strict=True):
+        assert (actual - plain).norm() < 1e-5 * plain.norm()
 
 
 def test_no_compiler(monkeypatch, tmp_path):
@@ -213,12 +214,12 @@ def test_no_compiler(monkeypatch, tmp_path):
     assert not list((tmp_path / "van_mm").iterdir())
 
 
-def test_build_keeps_what_is_there(monkeypatch):
+def test_build_keeps_an_existing_library(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("compiled again"))
     assert build_library() == get_library_path()
 
 
-def test_switched_off(monkeypatch):
+def test_kernels_can_be_disabled(monkeypatch):
     monkeypatch.setenv("VAN_MM_KERNELS", "0")
     assert not load_library()
     code = "import van_mm, torch; assert not van_mm.ops.library.is_loaded and not hasattr(torch.ops.van_mm, 'dwconv')"

@@ -1,4 +1,4 @@
-"""The paper's tables: what can be counted agrees with them, and the tool says so, or says where it does not."""
+"""Counted parameters and FLOPs agree with the paper's tables, and the tool reports each difference."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ from van_mm import get_config, list_configs
 from van_mm.analysis.complexity import count_complexity
 from van_mm.paper.tables import check_row, count_lka_parameters, equals_printed, find_measured_metrics, load_paper
 
-pytestmark = pytest.mark.xdist_group("paper tables")  # a process counts each model once
+pytestmark = pytest.mark.xdist_group("paper tables")  # runs in one process, which counts each model once
 TABLES = load_paper()["tables"]
 ROWS = [(number, row) for number, table in TABLES.items() for row in table["rows"]]
 
@@ -20,8 +20,8 @@ def test_every_config_is_a_row_and_every_row_has_a_config():
     pretraining = {f"cls/van_{size}_in22k" for size in ("b4", "b5", "b6")}
     assert set(list_configs()) - configs == pretraining
     assert configs <= set(list_configs())
-    bare = {(number, row["row"]) for number, row in ROWS if "config" not in row}
-    assert bare == {
+    without_config = {(number, row["row"]) for number, row in ROWS if "config" not in row}
+    assert without_config == {
         *((2, row["row"]) for row in TABLES[2]["rows"]),
         *((4, f"Swin-{s}") for s in "TSB"),
     }
@@ -29,7 +29,7 @@ def test_every_config_is_a_row_and_every_row_has_a_config():
 
 @pytest.mark.parametrize(("number", "row"), ROWS, ids=[f"{number}-{row['row']}" for number, row in ROWS])
 def test_row(number, row):
-    """Parameters to the printed digit, FLOPs within 2% or rounding, but for the rows that say why they can't."""
+    """Parameters agree to the printed digit and FLOPs within 2% or rounding, except in rows that state the reason."""
     check = check_row(TABLES[number], row)
     assert set(check["wrong"]) == set(row.get("known", {}))
     counted = {"params", "flops"} if "config" in row else {"lka"} if number == 2 else set()
@@ -40,7 +40,7 @@ def test_equation_3_is_smallest_at_dilation_3():
     assert min(range(1, 22), key=lambda d: count_lka_parameters(64, 21, d)) == TABLES[2]["best_dilation"] == 3
 
 
-def test_figures_keep_their_decimals():
+def test_printed_numbers_keep_their_decimals():
     row = TABLES[6]["rows"][3]
     assert str(row["flops"]) == "0.90"
     assert equals_printed(0.8951e9, row["flops"], 1e9) and not equals_printed(0.8949e9, row["flops"], 1e9)
@@ -48,12 +48,12 @@ def test_figures_keep_their_decimals():
     assert equals_printed(4.049e6, Decimal("4.0"), 1e6) and not equals_printed(4.051e6, Decimal("4.0"), 1e6)
 
 
-def test_measured(tmp_path):
+def test_measured_metrics(tmp_path):
     folder = tmp_path / "upernet_van_b2" / "20260101_000000"
     (folder / "vis_data").mkdir(parents=True)
     scalars = folder / "vis_data/scalars.json"
     lines = [{"loss": 1.0, "step": 1}, {"mIoU": 20.0, "step": 2}, {"loss": 0.5, "step": 3}, {"mIoU": 49.9, "step": 4}]
-    scalars.write_text("\n".join(map(json.dumps, lines)) + '\n{"mIoU": 5')  # cut off
+    scalars.write_text("\n".join(map(json.dumps, lines)) + '\n{"mIoU": 5')  # the last line is incomplete
     config = "seg/upernet_van_b2"
     assert find_measured_metrics(config, TABLES[12], tmp_path) == {"mIoU": 49.9}
     assert find_measured_metrics("seg/upernet_van_b3", TABLES[12], tmp_path) == {}
@@ -72,8 +72,8 @@ def test_tool(run_tool, tmp_path):
     assert done.returncode == 1 and "no table" in done.stdout
 
 
-def test_configs_of_ones_own(run_tool, tmp_path):
-    """Upstream's and ours, as they ship and with VAN; what a run of the swapped one has measured is beside them."""
+def test_chosen_configs(run_tool, tmp_path):
+    """--configs counts upstream configs and configs of van_mm, unchanged and with VAN; metrics of runs are included."""
     run = tmp_path / "work_dirs/swin-tiny_16xb64_in1k_van_b0/20260101_000000"
     run.mkdir(parents=True)
     (run / "20260101_000000.json").write_text('{"accuracy/top1": 75.0}')
@@ -82,7 +82,7 @@ def test_configs_of_ones_own(run_tool, tmp_path):
     assert done.returncode == 0, done.stdout
     swin, swapped, van = (row["here"] for row in json.loads((tmp_path / "t.json").read_text())["0"])
     assert swin["params"] == pytest.approx(28.29, abs=0.01) and swin["flops"] == pytest.approx(4.49, abs=0.01)
-    assert swapped == dict(van, top1=75.0)  # which has the same head
+    assert swapped == dict(van, top1=75.0)  # van_b0_in1k has the same head
     assert "| - / 75.0 |" in done.stdout
     done = run_tool("analysis/paper_tables", "--backbone", "b0")
     assert done.returncode == 1 and "go with --configs" in done.stdout
@@ -91,20 +91,21 @@ def test_configs_of_ones_own(run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("name", "params", "flops", "within"),
     [
-        ("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco", 41.53, 207, 0.01),  # as MMDetection 2 counts
-        ("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco", 40, 173, 0.15),  # its paper's, without norms
+        ("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco", 41.53, 207, 0.01),  # as MMDetection 2 counts it
+        # Published in the paper of Deformable DETR, whose count leaves out the norms.
+        ("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco", 40, 173, 0.15),
     ],
 )
 def test_complexity_of_upstreams_models(name, params, flops, within):
-    """Without a mask head; and of a model that can't be run on the meta device, whose config stays usable."""
+    """Counts agree with published ones, also if a model can't run on the meta device; the config is unchanged."""
     cfg = get_config(name)
     before = copy.deepcopy(cfg._cfg_dict)
-    found = count_complexity(cfg, (800, 1280))
-    assert found[0] / 1e6 == pytest.approx(params, rel=0.01) and found[1] / 1e9 == pytest.approx(flops, rel=within)
+    counted = count_complexity(cfg, (800, 1280))
+    assert counted[0] / 1e6 == pytest.approx(params, rel=0.01) and counted[1] / 1e9 == pytest.approx(flops, rel=within)
     assert cfg._cfg_dict == before
 
 
-def test_tool_notices(run_tool, monkeypatch):
+def test_tool_reports_a_wrong_number(run_tool, monkeypatch):
     monkeypatch.setitem(TABLES[15]["rows"][0], "params", Decimal("30.4"))
     done = run_tool("analysis/paper_tables", "--table", 15)
     assert done.returncode == 1 and "table 15, VAN-B2, 256x192: params" in done.stdout

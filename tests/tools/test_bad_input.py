@@ -1,6 +1,6 @@
-"""Whatever a user gets wrong ends in one message, an exit code that is not 0, and nothing half-written.
+"""Every wrong input ends a tool with one message, a nonzero exit code and no partly written file.
 
-``python -m pytest tests/test_bad_input.py --list-messages docs/bad_input.md`` writes every input with its message.
+``python -m pytest -n 0 tests/tools/test_bad_input.py --list-messages docs/bad_input.md`` writes all messages to a page.
 """
 
 import json
@@ -26,7 +26,7 @@ CLS, DET, SEG, POSE = (
 SALIENCY, PANOPTIC = "seg/edn_van_b1_duts", "det/mask2former_van_b2_50e_coco_panoptic"
 DEMO = "--demo --demo-root DATA --demo-iters 1 --work-dir RUN"
 
-# Config files of a user, by name.
+# Wrong config files, by name.
 CONFIGS = {
     "no_python.py": "model = dict(type=",
     "empty.py": "",
@@ -39,8 +39,8 @@ CONFIGS = {
     "fails.py": "x = 1 / 0",
     "twice.py": "_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/models/faster-rcnn_r50_fpn.py']",
 }
-# Tools of one config, and what comes before and after it.
-OF_A_CONFIG = {
+# Tools that take a config, with the arguments before and after it.
+CONFIG_TOOLS = {
     "train": ("", ""),
     "test": ("", "GOOD"),
     "infer": ("", "GOOD PICTURE"),
@@ -51,16 +51,17 @@ OF_A_CONFIG = {
     "visualization/vis_cam": ("PICTURE --model", "GOOD"),
     "misc/check_dataset": ("", ""),
 }
-CASES = []  # tool, arguments, words of the message
+CASES = []  # section, tool, arguments, words that the message contains
 
 
 def case(tool: str, arguments: str, *words: str) -> None:
-    CASES.append((tool, arguments, words))
+    """Add a case to the current section, which becomes a heading of the page."""
+    CASES.append((section, tool, arguments, words))
 
 
 R50 = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco"
-# ---- Configs --------------------------------------------------------------------------------------------------------
-for tool, (before, after) in OF_A_CONFIG.items():
+section = "Configs"
+for tool, (before, after) in CONFIG_TOOLS.items():
     case(tool, f"{before} cls/van_b9_in1k {after}", "no config 'cls/van_b9_in1k'", "cls/van_b")
 for name, words in {
     "no_python.py": ("does not load", "SyntaxError"),
@@ -80,7 +81,7 @@ case("train", "mmdet::retinanet/nothing.py", "no config", "mmdet::retinanet/")
 case("train", "mmnothing::a/b.py", "the package mmnothing is not installed")
 case("train", "PICTURE", "does not load")
 
-# ---- Another backbone -----------------------------------------------------------------------------------------------
+section = "Another backbone"
 case("train", f"{R50} --backbone b9", "unknown VAN arch 'b9'", "b0, b1")
 case("train", f"{R50} --backbone b0 --optim van --dump PICTURE/mine.py", "picture.jpg")
 for config, *words in (
@@ -94,7 +95,7 @@ for config, *words in (
     case("train", f"mmdet::{config} --backbone b0", *words)
 case("train", "mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024 --backbone b0", "strides")
 
-# ---- --cfg-options --------------------------------------------------------------------------------------------------
+section = "Config options"
 for config, option, words in [
     (CLS, "modle.backbone.arch=b1", ("has no 'modle'", "model")),
     (CLS, "model.backbone.drop_path=0.1", ("model.backbone has no 'drop_path'", "drop_path_rate")),
@@ -155,7 +156,7 @@ for config, option, words in [
 ]:
     case("train", f"{config} {DEMO} --cfg-options {option}", *words)
 
-# ---- Flags ----------------------------------------------------------------------------------------------------------
+section = "Training"
 train = f"{CLS} {DEMO}"
 case("train", f"{CLS} --demo-iters 3", "--demo-iters goes with --demo")
 case("train", f"{train} --demo-iters 0", "at least 1")
@@ -173,6 +174,8 @@ case("train", f"{CLS} --demo --demo-root DATA --demo-iters 1 --work-dir /proc/no
 case("train", f"{DET} --demo --demo-root PICTURE --work-dir RUN", "picture.jpg")
 case("train", CLS, "data/imagenet", "does not exist", "--demo")
 case("train", f"{PANOPTIC} --work-dir RUN", "data/coco", "does not exist", "--demo")
+
+section = "Testing"
 test = f"{CLS} GOOD {DEMO}"
 case("test", f"{CLS} nowhere.pth {DEMO}", "no checkpoint nowhere.pth")
 case("test", f"{CLS} TEXT {DEMO}", "text.pth")
@@ -188,6 +191,8 @@ case("test", f"{test} --out PICTURE/metrics.json", "picture.jpg")
 case("test", f"{test} --show-dir PICTURE/panels", "picture.jpg")
 case("test", f"{test} --tta --cfg-options tta_model=None", "no tta_model")
 case("test", f"{CLS} GOOD", "does not exist", "--demo")
+
+section = "Inference"
 infer = f"{CLS} GOOD"
 case("infer", f"{infer} nowhere.jpg", "nowhere.jpg")
 case("infer", f"{infer} CONFIGS", "configs")
@@ -197,7 +202,9 @@ case("infer", f"{infer} PICTURE --device cuda", "cuda")
 case("infer", f"{infer} PICTURE --top 0", "--top")
 case("infer", f"{infer} PICTURE --out-dir PICTURE/out", "picture.jpg")
 case("infer", f"{CLS} TEXT PICTURE", "text.pth")
-case("infer", f"{POSE} GOOD PICTURE --person-boxes TEXT", "--person-boxes", "no list of detections")
+case("infer", f"{POSE} GOOD PICTURE --person-boxes TEXT", "--person-boxes", "not a list of detections")
+
+section = "Export and conversion"
 case("deploy/export_onnx", f"{CLS} GOOD --size 0 32", "--size")
 case("deploy/export_onnx", f"{CLS} GOOD --out PICTURE/a.onnx", "picture.jpg")
 case("deploy/export_onnx", f"{CLS} TEXT", "text.pth")
@@ -208,6 +215,8 @@ case("model_converters/publish_model", "nowhere.pth out.pth", "nowhere.pth")
 case("model_converters/publish_model", "TEXT out.pth", "text.pth")
 case("dataset_converters/saliency", "nowhere", "nowhere")
 case("dataset_converters/saliency", "DATA/saliency --subset ECSSD", "ECSSD")
+
+section = "Analysis"
 case("analysis/benchmark", "--backbones van_b9", "van_b9")
 case("analysis/benchmark", "--backbones b0 --cases 224", "224")
 case("analysis/benchmark", "--backbones b0 --device tpu9", "tpu9")
@@ -227,6 +236,8 @@ case("analysis/analyze_logs", "nowhere", "nowhere")
 case("analysis/analyze_logs", "TEXT", "text.pth")
 case("analysis/plot_tradeoffs", "--benchmark nowhere.json", "nowhere.json")
 case("analysis/plot_tradeoffs", "--benchmark TEXT", "text.pth")
+
+section = "Visualization and data inspection"
 case("visualization/vis_cam", f"PICTURE --model {CLS} GOOD --target unicorn", "unicorn")
 case("visualization/vis_cam", f"PICTURE --model {CLS} GOOD --target-layer nothing", "nothing")
 case("visualization/vis_cam", f"nowhere.jpg --model {CLS} GOOD", "nowhere.jpg")
@@ -238,27 +249,28 @@ case("visualization/browse_dataset", f"{CLS} --num 0", "--num")
 case("visualization/vis_scheduler", f"{CLS} --gpus 0", "--gpus")
 case("misc/check_dataset", CLS, "does not exist", "--demo")
 
-# ---- Data: what is done to a copy of the demo's ---------------------------------------------------------------------
+# ---- Damaged data: each case changes a copy of the demo data --------------------------------------------------------
+BAD_SAMPLES = "samples of the data set can't be used"
 COCO, ADE = "coco/annotations/instances_train2017.json", "ade/ADEChallengeData2016"
 
 
 def edit(change):
-    """Change an annotation file as JSON."""
+    """Return a function that changes the content of a JSON file."""
 
     def apply(file: Path) -> None:
-        found = json.loads(file.read_text())
-        change(found)
-        file.write_text(json.dumps(found))
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
 
     return apply
 
 
-def cut(file: Path) -> None:
+def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:200])
 
 
 def each(damage):
-    """Damage every file of a folder."""
+    """Return a function that damages every file in a folder."""
 
     def apply(folder: Path) -> None:
         for file in folder.rglob("*.*"):
@@ -267,50 +279,76 @@ def each(damage):
     return apply
 
 
-def text(content: str):
+def overwrite(content: str):
+    """Return a function that replaces the content of a file."""
     return lambda file: file.write_text(content)
 
 
-DATA = [  # config, place, damage, words
-    (DET, COCO, text(""), ("instances_train2017.json", "JSON")),
-    (DET, COCO, text("[1"), ("instances_train2017.json", "JSON")),
-    (DET, COCO, text("[]"), ("does not build",)),
-    (DET, COCO, text("{}"), ("instances_train2017.json", "'categories'")),
-    (DET, COCO, edit(lambda found: found.update(images=[])), ("no sample", "annotation file is empty")),
-    (DET, COCO, edit(lambda found: found.update(annotations=[])), ("no sample",)),
-    (DET, COCO, edit(lambda found: found["categories"].pop()), ("no categories toothbrush (1 of the 80",)),
-    (DET, COCO, edit(lambda found: [a.pop("bbox") for a in found["annotations"]]), ("does not build", "bbox")),
-    (DET, COCO, Path.unlink, ("does not exist",)),
-    (DET, "coco/train2017", each(cut), ("samples of the data set can't be used", "train2017/", "--max-bad-data")),
-    (DET, "coco/train2017", each(Path.unlink), ("samples of the data set can't be used", "No such file")),
-    (DET, "coco/val2017", each(cut), ("val2017/",)),
-    (CLS, "imagenet/meta/train.txt", text(""), ("no sample",)),
-    (CLS, "imagenet/meta/train.txt", text("picture"), ("imagenet", "not enough values to unpack")),
-    (CLS, "imagenet/train", each(cut), ("samples of the data set can't be used", ".JPEG")),
-    (SEG, f"{ADE}/images/training", each(Path.unlink), ("no sample",)),
-    (SEG, f"{ADE}/images/training", each(cut), ("samples of the data set can't be used",)),
-    (SEG, f"{ADE}/annotations/training", each(Path.unlink), ("samples of the data set can't be used", ".png")),
-    (SEG, f"{ADE}/annotations/training", each(cut), ("samples of the data set can't be used",)),
-    (SEG, f"{ADE}/annotations", shutil.rmtree, ("annotations/training does not exist",)),
-    (SALIENCY, "saliency/DUTS-TR/DUTS-TR-Mask", each(Path.unlink), ("have no mask",)),
-    (SALIENCY, "saliency/DUTS-TR/DUTS-TR-Mask", each(cut), ("no readable picture",)),
-    (POSE, "coco/annotations/person_keypoints_train2017.json", text("{}"), ("no sample",)),
+DATA = [  # config, damaged file or folder, damage, its description, words that the message contains
+    (DET, COCO, overwrite(""), "is empty", ("instances_train2017.json", "JSON")),
+    (DET, COCO, overwrite("[1"), "is not valid JSON", ("instances_train2017.json", "JSON")),
+    (DET, COCO, overwrite("[]"), "is a list", ("does not build",)),
+    (DET, COCO, overwrite("{}"), "is an empty object", ("instances_train2017.json", "'categories'")),
+    (DET, COCO, edit(lambda data: data.update(images=[])), "has no images", ("no sample", "annotation file is empty")),
+    (DET, COCO, edit(lambda data: data.update(annotations=[])), "has no annotations", ("no sample",)),
+    (
+        DET,
+        COCO,
+        edit(lambda data: data["categories"].pop()),
+        "lacks a category",
+        ("no categories toothbrush (1 of the 80",),
+    ),
+    (
+        DET,
+        COCO,
+        edit(lambda data: [a.pop("bbox") for a in data["annotations"]]),
+        "has no boxes",
+        ("does not build", "bbox"),
+    ),
+    (DET, COCO, Path.unlink, "does not exist", ("does not exist",)),
+    (DET, "coco/train2017", each(truncate), "has truncated files", (BAD_SAMPLES, "train2017/", "--max-bad-data")),
+    (DET, "coco/train2017", each(Path.unlink), "has no files", (BAD_SAMPLES, "No such file")),
+    (DET, "coco/val2017", each(truncate), "has truncated files", ("val2017/",)),
+    (CLS, "imagenet/meta/train.txt", overwrite(""), "is empty", ("no sample",)),
+    (
+        CLS,
+        "imagenet/meta/train.txt",
+        overwrite("picture"),
+        "has a line without a label",
+        ("imagenet", "not enough values to unpack"),
+    ),
+    (CLS, "imagenet/train", each(truncate), "has truncated files", (BAD_SAMPLES, ".JPEG")),
+    (SEG, f"{ADE}/images/training", each(Path.unlink), "has no files", ("no sample",)),
+    (SEG, f"{ADE}/images/training", each(truncate), "has truncated files", (BAD_SAMPLES,)),
+    (SEG, f"{ADE}/annotations/training", each(Path.unlink), "has no files", (BAD_SAMPLES, ".png")),
+    (SEG, f"{ADE}/annotations/training", each(truncate), "has truncated files", (BAD_SAMPLES,)),
+    (SEG, f"{ADE}/annotations", shutil.rmtree, "does not exist", ("annotations/training does not exist",)),
+    (SALIENCY, "saliency/DUTS-TR/DUTS-TR-Mask", each(Path.unlink), "has no files", ("have no mask",)),
+    (SALIENCY, "saliency/DUTS-TR/DUTS-TR-Mask", each(truncate), "has truncated files", ("not a readable image",)),
+    (POSE, "coco/annotations/person_keypoints_train2017.json", overwrite("{}"), "is an empty object", ("no sample",)),
     (
         POSE,
         "coco/annotations/person_keypoints_train2017.json",
-        edit(lambda found: found.update(annotations=[])),
+        edit(lambda data: data.update(annotations=[])),
+        "has no annotations",
         ("no sample",),
     ),
-    (POSE, "coco/train2017", each(cut), ("samples of the data set can't be used",)),
-    (PANOPTIC, "coco/annotations/panoptic_train2017", each(Path.unlink), ("samples of the data set can't be used",)),
-    (PANOPTIC, "coco/annotations/panoptic_train2017.json", text("{"), ("panoptic_train2017.json", "JSON")),
+    (POSE, "coco/train2017", each(truncate), "has truncated files", (BAD_SAMPLES,)),
+    (PANOPTIC, "coco/annotations/panoptic_train2017", each(Path.unlink), "has no files", (BAD_SAMPLES,)),
+    (
+        PANOPTIC,
+        "coco/annotations/panoptic_train2017.json",
+        overwrite("{"),
+        "is not valid JSON",
+        ("panoptic_train2017.json", "JSON"),
+    ),
 ]
 
 
 # ---- The tests ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, demo_root) -> dict[str, str]:
-    """What stands for the words in capitals."""
+    """Map each word in capitals to the path that replaces it in a command."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "configs").mkdir()
     for name, content in CONFIGS.items():
@@ -330,34 +368,56 @@ def files(tmp_path_factory, demo_root) -> dict[str, str]:
     return named | dict(CONFIGS=str(folder / "configs"), PICTURE=str(folder / "picture.jpg"), DATA=str(demo_root))
 
 
+PAGE = """# Messages for wrong input
+
+Every wrong input ends a tool with one message and a nonzero exit code. This page lists {number} commands and messages.
+
+In the commands, `GOOD` is a valid checkpoint, and `OTHER`, `CODE`, `NAN`, `CUT`, `TEXT` and `EMPTY` are unusable ones.
+`PICTURE` is an image file, `CONFIGS` a folder of configs, `DATA` the demo data, `RUN` the work directory and `HERE` the
+current folder.
+
+{links}
+
+{rows}
+
+This page is generated: `python -m pytest -n 0 tests/tools/test_bad_input.py --list-messages docs/bad_input.md`.
+"""
+
+
 @pytest.fixture(scope="module")
-def listed(request):
-    """Collects the messages, and writes them where ``--list-messages`` says."""
-    lines = []
-    yield lines
+def messages(request):
+    """Collect the messages of all cases, and write them to the file given by ``--list-messages``."""
+    messages = []  # section, command, message
+    yield messages
     if path := request.config.getoption("--list-messages"):
-        rows = "".join(f"```\n$ {command}\n{message}\n```\n\n" for command, message in lines)
-        Path(path).write_text(
-            f"# Bad input and what the tools say to it\n\n{len(lines)} inputs, each with its message (`python -m "
-            f"pytest tests/test_bad_input.py --list-messages docs/bad_input.md`).\n\n{rows.rstrip()}\n"
+        sections = dict.fromkeys(section for section, *_ in messages)
+        rows = "".join(
+            f"## {section}\n\n"
+            + "".join(f"```\n$ {command}\n{text}\n```\n\n" for name, command, text in messages if name == section)
+            for section in sections
         )
+        links = "\n".join(f"- [{section}](#{section.lower().replace(' ', '-')})" for section in sections)
+        Path(path).write_text(PAGE.format(number=len(messages), links=links, rows=rows.rstrip()))
 
 
-def told(listed: list, done, folders: dict[str, str], tool: str, arguments: str) -> None:
-    """Collect a message, without the folders of this machine."""
+def collect_message(messages: list, section: str, done, folders: dict[str, str], command: str) -> None:
+    """Add the message of a case, without the time and the paths of this machine."""
     message = done.stdout[done.stdout.index("error: ") :].strip()
     for name, path in sorted(folders.items(), key=lambda item: -len(item[1])):
         message = message.replace(path, name)
     message = re.sub(r"[^\s'\"]*/site-packages/", "", message).replace(f"{ROOT}/", "")
-    listed.append((f"tools/{tool}.py {arguments}", message))
+    message = re.sub(r"\b\d{8}_\d{6}\b", "TIME", message)
+    messages.append((section, command, message))
 
 
-def test_there_are_enough():
+def test_number_of_cases():
     assert len(CASES) + len(DATA) >= 100
 
 
-@pytest.mark.parametrize(("tool", "arguments", "words"), CASES, ids=[f"{tool} {args}" for tool, args, _ in CASES])
-def test_refused(tool, arguments, words, files, run_tool, tmp_path, listed, monkeypatch):
+@pytest.mark.parametrize(
+    ("section", "tool", "arguments", "words"), CASES, ids=[f"{tool} {args}" for _, tool, args, _ in CASES]
+)
+def test_bad_arguments(section, tool, arguments, words, files, run_tool, tmp_path, messages, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     run = tmp_path / "run"
@@ -366,15 +426,16 @@ def test_refused(tool, arguments, words, files, run_tool, tmp_path, listed, monk
     folders = files | dict(RUN=str(run))
     done = run_tool(tool, *re.sub(r"\b[A-Z]{3,}\b", lambda word: folders.get(word[0], word[0]), arguments).split())
     refused(done, *words)
-    told(listed, done, folders | dict(HERE=str(tmp_path)), tool, " ".join(arguments.split()))
-    left = [file for file in tmp_path.rglob("*") if file.suffix in (".pth", ".json", ".png", ".onnx", ".pkl")]
-    assert [file.read_text() for file in left] == ["an earlier result"]
+    command = f"tools/{tool}.py {' '.join(arguments.split())}"
+    collect_message(messages, section, done, folders | dict(HERE=str(tmp_path)), command)
+    written = [file for file in tmp_path.rglob("*") if file.suffix in (".pth", ".json", ".png", ".onnx", ".pkl")]
+    assert [file.read_text() for file in written] == ["an earlier result"]
 
 
 @pytest.mark.parametrize(
-    ("config", "place", "damage", "words"), DATA, ids=[f"{i} {case[1]}" for i, case in enumerate(DATA)]
+    ("config", "place", "damage", "description", "words"), DATA, ids=[f"{i} {case[1]}" for i, case in enumerate(DATA)]
 )
-def test_bad_data(config, place, damage, words, demo_root, run_tool, tmp_path, listed):
+def test_bad_data(config, place, damage, description, words, demo_root, run_tool, tmp_path, messages):
     root = tmp_path / "data"
     shutil.copytree(demo_root / place.split("/")[0], root / place.split("/")[0])
     damage(root / place)
@@ -388,5 +449,6 @@ def test_bad_data(config, place, damage, words, demo_root, run_tool, tmp_path, l
         "train_dataloader.batch_size=2",
     )
     refused(done, *words)
-    told(listed, done, folders | dict(HERE=str(tmp_path)), "train", f"{arguments}    # after damage to {place}")
+    command = f"tools/train.py {arguments}    # {place} {description}"
+    collect_message(messages, "Damaged data", done, folders | dict(HERE=str(tmp_path)), command)
     assert not list(run.glob("*.json")) and all("val2017" in place for _ in run.glob("*.pth"))

@@ -1,4 +1,4 @@
-"""The benchmark runs, and its functions measure what they say."""
+"""The benchmark tool runs, and its functions measure the right quantities."""
 
 import json
 
@@ -17,37 +17,37 @@ from van_mm.analysis.benchmarking import (
 )
 
 
-def test_alternate_takes_turns():
+def test_time_alternately_takes_turns():
     calls = []
     times = time_alternately({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, warmup=1)
     assert calls == list("abababab") and {name: len(values) for name, values in times.items()} == dict(a=3, b=3)
 
 
-def test_ratio_is_the_median_of_rounds():
+def test_speedup_is_the_median_of_rounds():
     assert compute_speedup([2.0, 4.0, 9.0], [1.0, 1.0, 1.0])[0] == 4.0
 
 
-def test_kept_bytes():
-    """A linear layer keeps its input, ReLU its output; the weight is not counted."""
+def test_saved_bytes():
+    """A linear layer saves its input and ReLU its output; weights are not counted."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
     assert count_saved_bytes(model, torch.zeros(4, 8)) == 4 * (4 * 8 + 4 * 16)
 
 
-def test_steps():
+def test_training_and_inference_calls():
     model = nn.Linear(8, 2)
     make_training_call(model, torch.ones(1, 8), torch.float32)()
     assert model.weight.grad.eq(1).all()
     assert make_inference_call(model, torch.ones(1, 8), torch.bfloat16)().dtype == torch.bfloat16
 
 
-def test_products(monkeypatch):
-    """The matrix products of a model's dense convolutions; depth-wise ones are not among them."""
+def test_matmul_call(monkeypatch):
+    """The call runs the matrix products of the dense convolutions, without the depthwise ones."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1))
     call = make_matmul_call(model, torch.ones(2, 3, 10, 6), torch.float32)
-    seen = []
-    monkeypatch.setattr(torch, "mm", lambda x, w, out: seen.append((tuple(x.shape), tuple(w.shape), tuple(out.shape))))
+    shapes = []
+    monkeypatch.setattr(torch, "mm", lambda *args, out: shapes.append(tuple(tuple(x.shape) for x in (*args, out))))
     call()
-    assert seen == [((30, 27), (27, 8), (30, 8)), ((30, 8), (8, 4), (30, 4))]
+    assert shapes == [((30, 27), (27, 8), (30, 8)), ((30, 8), (8, 4), (30, 4))]
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
@@ -77,7 +77,7 @@ def test_whole_model(run_tool):
 
 
 def test_swapped_model(run_tool, tmp_path):
-    """The reference is the config as it ships, unless it ships with that very VAN."""
+    """The reference is the config with its original backbone, or mmpretrain's VAN if that is already the same VAN."""
     name = "mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512"
     case = ("--cases", "64x96x1", "--rounds", 2, "--json", tmp_path / "b.json")
     done = run_tool("analysis/benchmark", "--configs", name, "seg/upernet_van_b0", "--backbone", "b0", *case)
@@ -97,10 +97,12 @@ def test_swapped_model(run_tool, tmp_path):
         (["--onnx", "--mode", "train"], "--onnx times"),
         (["--backbone", "b0"], "goes with --configs"),
         pytest.param(
-            ["--device", "cuda"], "no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+            ["--device", "cuda"],
+            "no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
         ),
     ],
 )
-def test_refusals(arguments, message, run_tool):
+def test_invalid_arguments(arguments, message, run_tool):
     done = run_tool("analysis/benchmark", *arguments)
     assert done.returncode == 1 and message in done.stdout

@@ -1,4 +1,4 @@
-"""tools/infer.py on every task, and on files of every kind."""
+"""tools/infer.py works on every task and every kind of input file."""
 
 import json
 import shutil
@@ -26,17 +26,17 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A function from a config to a checkpoint of it with random weights."""
-    folder, made = tmp_path_factory.mktemp("random"), {}
+    """Return a function that maps a config to a checkpoint with random weights."""
+    folder, files = tmp_path_factory.mktemp("random"), {}
 
     def make(config):
-        if config not in made:
+        if config not in files:
             cfg = get_config(config)
             apply_demo(cfg)
             torch.manual_seed(0)
-            made[config] = folder / f"{len(made)}.pth"
-            torch.save(dict(state_dict=build_random_model(cfg).state_dict()), made[config])
-        return made[config]
+            files[config] = folder / f"{len(files)}.pth"
+            torch.save(dict(state_dict=build_random_model(cfg).state_dict()), files[config])
+        return files[config]
 
     return make
 
@@ -52,8 +52,8 @@ def test_every_task(config, checkpoint, run_tool, demo_root, tmp_path):
     inputs = sorted(demo_root.glob(FILES[config]))
     assert f"{len(inputs)} of {len(inputs)} done" in done.stdout
     for file in inputs:
-        picture, original = cv2.imread(str(tmp_path / f"out/{file.stem}.png")), cv2.imread(str(file))
-        assert picture.shape[0] >= original.shape[0] and picture.shape[1] >= original.shape[1]
+        drawn, original = cv2.imread(str(tmp_path / f"out/{file.stem}.png")), cv2.imread(str(file))
+        assert drawn.shape[0] >= original.shape[0] and drawn.shape[1] >= original.shape[1]
         record = json.loads((tmp_path / f"out/{file.stem}.json").read_text())
         assert record["file"] == str(file) and record["size"] == [original.shape[1], original.shape[0]]
         labels = tmp_path / f"out/{file.stem}_labels.png"
@@ -65,7 +65,7 @@ def test_every_task(config, checkpoint, run_tool, demo_root, tmp_path):
 
 
 def check_record(config, record, labels, shape):
-    """What the task promises is in the record, and agrees with itself."""
+    """Check that a record has the fields of its task and that they agree with the label map."""
     if config.startswith("cls"):
         scores = [row["score"] for row in record["top"]]
         assert len(scores) == 5 and scores == sorted(scores, reverse=True)
@@ -74,8 +74,8 @@ def check_record(config, record, labels, shape):
         assert all((labels == segment["id"]).sum() == segment["area"] for segment in record["segments"])
     elif config.startswith("det"):
         assert record["instances"]
-        for one in record["instances"]:
-            assert len(one["bbox"]) == 4 and 0 <= one["score"] <= 1 and one["class"] != str(one["index"])
+        for row in record["instances"]:
+            assert len(row["bbox"]) == 4 and 0 <= row["score"] <= 1 and row["class"] != str(row["index"])
     elif "edn" in config:
         assert record["salient"] == pytest.approx((labels > 127).mean(), abs=0.02)
     elif config.startswith("seg"):
@@ -83,14 +83,14 @@ def check_record(config, record, labels, shape):
         for row in record["areas"]:
             assert (labels == row["index"]).mean() == pytest.approx(row["share"])
     else:
-        (person,) = record["people"]  # without boxes the whole picture is one
+        (person,) = record["people"]  # without boxes, the whole image is one person
         assert person["keypoints"][0]["name"] == "nose" and len(person["keypoints"]) == 17
         assert np.allclose(person["bbox"], [0, 0, shape[1], shape[0]], atol=1)
 
 
 @pytest.fixture
-def odd_pictures(demo_root, tmp_path):
-    """Pictures that are not 8-bit colour JPEGs, and files that are none."""
+def odd_files(demo_root, tmp_path):
+    """Return a folder of unusual image files and of files that are not images."""
     folder = tmp_path / "odd"
     folder.mkdir()
     image = cv2.imread(str(next(demo_root.glob("imagenet/val/*.JPEG"))))[:100]
@@ -98,56 +98,56 @@ def odd_pictures(demo_root, tmp_path):
     cv2.imwrite(str(folder / "rgba.png"), np.dstack([image, image[..., 0]]))
     cv2.imwrite(str(folder / "deep.png"), image.astype(np.uint16) * 257)
     cv2.imwrite(str(folder / "plain.png"), image)
-    picture = Image.fromarray(image[..., ::-1])
-    exif = picture.getexif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    picture.save(folder / "turned.jpg", exif=exif)
+    rotated = Image.fromarray(image[..., ::-1])
+    exif = rotated.getexif()
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees
+    rotated.save(folder / "turned.jpg", exif=exif)
     (folder / "broken.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:300])
     (folder / "empty.png").touch()
     (folder / "notes.txt").write_text("no picture")
     return folder
 
 
-def test_odd_pictures(odd_pictures, checkpoint, run_tool, tmp_path):
+def test_odd_files(odd_files, checkpoint, run_tool, tmp_path):
     config = "cls/van_b0_in1k"
     infer = ("infer", config, checkpoint(config))
-    done = run_tool(*infer, odd_pictures, "--demo", "--out-dir", tmp_path / "out", "--batch-size", 4)
+    done = run_tool(*infer, odd_files, "--demo", "--out-dir", tmp_path / "out", "--batch-size", 4)
     assert done.returncode == 1
     assert "5 of 7 done" in done.stdout
     for name in ("broken.jpg", "empty.png"):
-        assert done.stdout.count(f"skipped: {odd_pictures / name} is no picture") == 1
+        assert done.stdout.count(f"skipped: {odd_files / name} is not an image") == 1
     sizes = {p.stem: tuple(json.loads(p.read_text())["size"]) for p in (tmp_path / "out").glob("*.json")}
     assert sizes == dict(grey=(128, 100), rgba=(128, 100), deep=(128, 100), plain=(128, 100), turned=(100, 128))
     top = {p.stem: json.loads(p.read_text())["top"] for p in (tmp_path / "out").glob("*.json")}
     scores = {name: {row["class"]: row["score"] for row in rows} for name, rows in top.items()}
     assert scores["deep"] == pytest.approx(scores["plain"]) and scores["rgba"] == pytest.approx(scores["plain"])
-    done = run_tool(*infer, odd_pictures / "notes.txt", "--demo", "--out-dir", tmp_path / "out2")
-    assert done.returncode == 1 and "notes.txt is no picture" in done.stdout
+    done = run_tool(*infer, odd_files / "notes.txt", "--demo", "--out-dir", tmp_path / "out2")
+    assert done.returncode == 1 and "notes.txt is not an image" in done.stdout
 
 
-def test_names(odd_pictures, checkpoint, run_tool, tmp_path):
-    """Files of one name keep apart, and no input is written over."""
+def test_output_names(odd_files, checkpoint, run_tool, tmp_path):
+    """Inputs of the same name get different outputs, and no input is overwritten."""
     (tmp_path / "more").mkdir()
-    shutil.copy(odd_pictures / "grey.png", tmp_path / "more/plain.png")
+    shutil.copy(odd_files / "grey.png", tmp_path / "more/plain.png")
     infer = ("infer", "cls/van_b0_in1k", checkpoint("cls/van_b0_in1k"))
-    plain = odd_pictures / "plain.png"
+    plain = odd_files / "plain.png"
     done = run_tool(*infer, plain, tmp_path / "more/plain.png", "--demo", "--out-dir", tmp_path / "out")
     assert done.returncode == 0 and (tmp_path / "out/plain.png").exists() and (tmp_path / "out/plain_2.png").exists()
     before = plain.read_bytes()
-    refused(run_tool(*infer, plain, "--demo", "--out-dir", odd_pictures), "would be written over an input")
+    refused(run_tool(*infer, plain, "--demo", "--out-dir", odd_files), "would be written over an input")
     assert plain.read_bytes() == before
     refused(run_tool(*infer, "nowhere.jpg", "--demo"), "nowhere.jpg: no such file, folder or pattern")
     (tmp_path / "bare").mkdir()
-    refused(run_tool(*infer, tmp_path / "bare", "--demo"), "no picture or video in this folder")
+    refused(run_tool(*infer, tmp_path / "bare", "--demo"), "no image or video in this folder")
     refused(run_tool(*infer, plain, "--demo", "--batch-size", 0), "at least 1")
     refused(run_tool(*infer, plain, "--demo", "--device", "cuda:7"), "--device cuda:7")
-    refused(run_tool(*infer, plain, "--demo", "--person-boxes", plain), "is no list of detections")
+    refused(run_tool(*infer, plain, "--demo", "--person-boxes", plain), "is not a list of detections")
     (tmp_path / "boxes.json").write_text("[]")
     refused(run_tool(*infer, plain, "--demo", "--person-boxes", tmp_path / "boxes.json"), "are for pose")
 
 
-def test_video(odd_pictures, checkpoint, run_tool, tmp_path):
-    frames = [cv2.imread(str(odd_pictures / "plain.png"))] * 3
+def test_video(odd_files, checkpoint, run_tool, tmp_path):
+    frames = [cv2.imread(str(odd_files / "plain.png"))] * 3
     writer = cv2.VideoWriter(str(tmp_path / "film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (128, 100))
     for frame in frames:
         writer.write(frame)
@@ -155,14 +155,14 @@ def test_video(odd_pictures, checkpoint, run_tool, tmp_path):
     (tmp_path / "bad.mp4").write_text("no film")
     infer = ("infer", "cls/van_b0_in1k", checkpoint("cls/van_b0_in1k"), "--demo", "--out-dir", tmp_path / "out")
     done = run_tool(*infer, tmp_path / "film.mp4", tmp_path / "bad.mp4")
-    assert done.returncode == 1 and "bad.mp4 is no video" in done.stdout
+    assert done.returncode == 1 and "bad.mp4 is not a video" in done.stdout
     assert len(json.loads((tmp_path / "out/film.json").read_text())["frames"]) == 3
     film = cv2.VideoCapture(str(tmp_path / "out/film.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and film.get(cv2.CAP_PROP_FPS) == 10
 
 
-def test_people(checkpoint, run_tool, demo_root, tmp_path):
-    """Boxes of a file, of a detector, and of nobody."""
+def test_person_boxes(checkpoint, run_tool, demo_root, tmp_path):
+    """Person boxes come from a file or a detector, and an image may have none."""
     config = "pose/simplebaseline_van_b2_coco_256x192"
     (boxes,) = demo_root.glob("coco/person_detection_results/*val*.json")
     files = sorted((demo_root / "coco/val2017").glob("0000005*.jpg"))
@@ -172,9 +172,9 @@ def test_people(checkpoint, run_tool, demo_root, tmp_path):
     known = json.loads(boxes.read_text())
     for file in files:
         people = json.loads((tmp_path / f"out/{file.stem}.json").read_text())["people"]
-        wanted = [one["bbox"] for one in known if one["image_id"] == int(file.stem)]
-        found = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in (person["bbox"] for person in people)]
-        assert np.allclose(sorted(found), sorted(wanted), atol=0.01)
+        expected = [row["bbox"] for row in known if row["image_id"] == int(file.stem)]
+        actual = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in (person["bbox"] for person in people)]
+        assert np.allclose(sorted(actual), sorted(expected), atol=0.01)
     assert json.loads((tmp_path / "out/000000000001.json").read_text())["people"] == []
     detector = "det/retinanet_van_b0_1x_coco"
     done = run_tool(*infer, "--out-dir", tmp_path / "o2", "--detector", detector, checkpoint(detector))

@@ -1,4 +1,4 @@
-"""Converting and publishing weights."""
+"""The tools that convert and publish weights."""
 
 import hashlib
 import re
@@ -14,17 +14,17 @@ from van_mm.checkpoints.key_maps import get_state_dict, split_state_dict
 
 @pytest.mark.parametrize("family", ["van_mm", "official", "mmpretrain", "huggingface"])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_there_and_back(family, suffix, run_tool, tmp_path):
+def test_round_trip(family, suffix, run_tool, tmp_path):
     before = official(randomise(classifier()))
     torch.save(dict(state_dict=before), tmp_path / "a.pth.tar")
-    there, back = tmp_path / f"b.{suffix}", tmp_path / "c.safetensors"
-    assert run_tool("model_converters/convert_van", tmp_path / "a.pth.tar", there, "--to", family).returncode == 0
-    assert run_tool("model_converters/convert_van", there, back, "--to", "official").returncode == 0
-    after = load_file(back)
+    converted, restored = tmp_path / f"b.{suffix}", tmp_path / "c.safetensors"
+    assert run_tool("model_converters/convert_van", tmp_path / "a.pth.tar", converted, "--to", family).returncode == 0
+    assert run_tool("model_converters/convert_van", converted, restored, "--to", "official").returncode == 0
+    after = load_file(restored)
     assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
 
 
-def test_no_van(run_tool, tmp_path):
+def test_checkpoint_without_van(run_tool, tmp_path):
     torch.save({"layer1.weight": torch.ones(1)}, tmp_path / "resnet.pth")
     done = run_tool("model_converters/convert_van", tmp_path / "resnet.pth", tmp_path / "b.pth", "--to", "official")
     assert done.returncode == 1 and "no VAN weights" in done.stdout and not (tmp_path / "b.pth").exists()

@@ -1,4 +1,4 @@
-"""The plots of logs and of what the paper trades for what."""
+"""The tools that plot training logs and the trade-offs of the paper."""
 
 import json
 
@@ -18,13 +18,13 @@ def test_tradeoffs(run_tool, tmp_path):
     plain = run_tool("analysis/plot_tradeoffs", "--out-dir", tmp_path / "plain")
     assert plain.returncode == 0, plain.stdout
     measured = run_tool(
-        "analysis/plot_tradeoffs", "--benchmark", tmp_path / "bench.json", "--out-dir", tmp_path / "both"
+        "analysis/plot_tradeoffs", "--benchmark", tmp_path / "bench.json", "--out-dir", tmp_path / "measured"
     )
     assert measured.returncode == 0, measured.stdout
     for name in ("throughput", "tasks", "cost"):
         assert cv2.imread(str(tmp_path / f"plain/{name}.png")).std() > 0
-    widths = [cv2.imread(str(tmp_path / f"{which}/throughput.png")).shape[1] for which in ("plain", "both")]
-    assert widths[1] == 2 * widths[0]  # measured ones have a panel of their own
+    widths = [cv2.imread(str(tmp_path / f"{which}/throughput.png")).shape[1] for which in ("plain", "measured")]
+    assert widths[1] == 2 * widths[0]  # measured rates get a second panel
     for content in ("no json", "{}", json.dumps(dict(bench, rows=[dict(rows[0], mode="train")]))):
         (tmp_path / "bad.json").write_text(content)
         refused(run_tool("analysis/plot_tradeoffs", "--benchmark", tmp_path / "bad.json"), "bad.json")
@@ -38,8 +38,8 @@ def test_logs(run_tool, tmp_path):
     assert done.returncode == 0, done.stdout
     table = json.loads((tmp_path / "logs.json").read_text())
     assert list(table) == ["first", "second"] and table["first"]["mIoU"] == 40.0
-    whole = cv2.imread(str(tmp_path / "logs.png")).shape
+    all_keys = cv2.imread(str(tmp_path / "logs.png")).shape
     assert run_tool(*logs, "--keys", "mIoU").returncode == 0
-    assert cv2.imread(str(tmp_path / "logs.png")).shape[1] < whole[1]
+    assert cv2.imread(str(tmp_path / "logs.png")).shape[1] < all_keys[1]
     refused(run_tool(*logs, "--keys", "PQ"), "these runs have loss", "mIoU")
     refused(run_tool("analysis/analyze_logs", tmp_path), "training writes one")

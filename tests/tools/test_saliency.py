@@ -1,4 +1,4 @@
-"""The saliency experiment through the tools, and the checker of its data sets."""
+"""Training and testing of the saliency config, and the checker of its data sets."""
 
 import json
 import shutil
@@ -14,7 +14,10 @@ TOOL = "dataset_converters/saliency"
 
 
 def test_train_then_test(run_tool, demo_root, tmp_path):
-    """Three sets in one go; the training's validation is the first of them; the maps are files, of the images' size."""
+    """One test run covers three data sets and can write saliency maps, which have the sizes of the masks.
+
+    Validation during training gives the same metrics for DUTS-TE.
+    """
     demo = ("--demo", "--demo-root", demo_root, "--work-dir", tmp_path / "run")
     done = run_tool("train", "seg/edn_van_b1_duts", *demo, "--demo-iters", 2)
     assert done.returncode == 0, done.stdout
@@ -24,7 +27,7 @@ def test_train_then_test(run_tool, demo_root, tmp_path):
     done = run_tool(*test, "--out", tmp_path / "m.json", "--show-dir", tmp_path / "p")
     assert done.returncode == 0, done.stdout
     tested = json.loads((tmp_path / "m.json").read_text())
-    names = {"F_max", "F_max_PR", "F_weighted", "MAE", "S_measure", "E_max"}
+    names = {"F_max", "F_max_PR", "F_weighted", "MAE", "S_measure", "E_max", "F_max_EDN", "MAE_EDN"}
     assert set(tested) == {f"{subset}/{name}" for subset in ("DUTS-TE", "DUT-OMRON", "PASCAL-S") for name in names}
     for name in names:
         assert tested[f"DUTS-TE/{name}"] == pytest.approx(trained[f"DUTS-TE/{name}"])
@@ -38,7 +41,7 @@ def test_train_then_test(run_tool, demo_root, tmp_path):
         assert [cv2.imread(str(m)).shape for m in maps] == [cv2.imread(str(m)).shape for m in masks]
 
 
-def test_a_missing_set_is_said_before_anything(run_tool, demo_root, tmp_path):
+def test_missing_data_set_is_reported_first(run_tool, demo_root, tmp_path):
     shutil.copytree(demo_root / "saliency", tmp_path / "data/saliency")
     shutil.rmtree(tmp_path / "data/saliency/DUTS-TE")
     done = run_tool("train", "seg/edn_van_b1_duts")
@@ -47,7 +50,7 @@ def test_a_missing_set_is_said_before_anything(run_tool, demo_root, tmp_path):
 
 
 def test_a_bad_mask_ends_training_with_one_message(fork_tool, demo_root, tmp_path):
-    """Also from a worker of the data loader, which has a traceback to send."""
+    """A worker process of the data loader finds the mask, and its traceback is not printed."""
     shutil.copytree(demo_root / "saliency", tmp_path / "demo/saliency")
     for mask in (tmp_path / "demo/saliency" / SALIENCY_LAYOUTS["DUTS-TR"].masks).iterdir():
         cv2.imwrite(str(mask), np.zeros((7, 9), np.uint8))
@@ -58,7 +61,7 @@ def test_a_bad_mask_ends_training_with_one_message(fork_tool, demo_root, tmp_pat
     assert "error: 1 samples of the data set can't be used, and 0 may be" in done.stdout
 
 
-def test_checker_finds_nothing_wrong(run_tool, demo_root, tmp_path):
+def test_checker_accepts_valid_data(run_tool, demo_root, tmp_path):
     done = run_tool(TOOL, demo_root / "saliency", "--any-count", "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stdout
     assert "DUTS-TR: 6 pairs, 0 problems" in done.stdout
@@ -67,7 +70,7 @@ def test_checker_finds_nothing_wrong(run_tool, demo_root, tmp_path):
     assert done.returncode == 1 and "2 pairs, not the 5019 that DUTS-TE has" in done.stdout
 
 
-def test_checker_names_each_fault(run_tool, demo_root, tmp_path):
+def test_checker_reports_each_problem(run_tool, demo_root, tmp_path):
     root = tmp_path / "saliency"
     shutil.copytree(demo_root / "saliency", root)
     layout = SALIENCY_LAYOUTS["DUTS-TR"]
@@ -87,7 +90,7 @@ def test_checker_names_each_fault(run_tool, demo_root, tmp_path):
         f"mask {masks[2]} is 5x5 pixels",
         f"mask {masks[3]} is empty",
         f"image {images[4].with_suffix('')} (.jpg) has no mask",
-        f"image {images[5]} is no readable picture (200 bytes)",
+        f"image {images[5]} is not a readable image (200 bytes)",
     ):
         assert done.stdout.count(words) == 1, words
     assert "4 pairs, 6 problems" in done.stdout

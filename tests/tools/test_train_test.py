@@ -1,4 +1,4 @@
-"""tools/train.py and tools/test.py, end to end, as a user runs them."""
+"""tools/train.py and tools/test.py run end to end, with one message for each wrong input."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ CONFIGS = [
 ]
 
 
-# Two steps teach nothing: without this, mmdet has no detection to evaluate.
+# After two training steps all scores are low. Without a threshold of 0, mmdet has no detections to evaluate.
 KEEP_ALL = {
     "det/retinanet_van_b0_1x_coco": ("model.test_cfg.score_thr=0.0",),
     "det/mask_rcnn_van_b0_1x_coco": ("model.test_cfg.rcnn.score_thr=0.0",),
@@ -35,7 +35,7 @@ KEEP_ALL = {
 
 
 def last_metrics(work_dir: Path) -> dict:
-    """The last line of evaluation in a run's scalars."""
+    """Return the metrics of the last evaluation of a run."""
     lines = [json.loads(line) for line in sorted(work_dir.glob("*/vis_data/scalars.json"))[-1].open()]
     return next(line for line in reversed(lines) if "loss" not in line)
 
@@ -65,7 +65,7 @@ def test_train_then_test(config, run_tool, demo_root, tmp_path):
 
 
 def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
-    """A segmentor's checkpoint as a pose estimator's init_cfg, and an official classifier by load_from."""
+    """init_cfg of a pose estimator accepts a segmentor's checkpoint, and load_from accepts an official classifier."""
     demo = ("--demo", "--demo-root", demo_root, "--demo-iters", 1, "--no-validate", "--work-dir")
     options = ("--cfg-options", "train_dataloader.batch_size=2", "optim_wrapper.optimizer.lr=0.0")
     done = run_tool("train", "seg/upernet_van_b0", *demo, tmp_path / "seg", *options)
@@ -88,13 +88,12 @@ def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
     seg, pose, cls = (read_checkpoint(tmp_path / name / "iter_1.pth") for name in ("seg", "pose", "cls"))
     for key, value in official.named_parameters():
         assert torch.equal(pose["state_dict"][f"backbone.{key}"], seg["state_dict"][f"backbone.{key}"])
-        torch.testing.assert_close(cls["state_dict"][f"backbone.{key}"], value)  # which are the averaged weights
+        torch.testing.assert_close(cls["state_dict"][f"backbone.{key}"], value)  # of the averaged weights
     assert torch.all(cls["state_dict"]["head.fc.weight"] == 1)
 
 
-def test_resume_on_a_finished_half(fork_tool, demo_root, tmp_path):
-    """A run that stopped after two steps goes on with the third, from the checkpoint that mmengine wrote, in a process
-    of its own."""
+def test_resume_in_a_new_process(fork_tool, demo_root, tmp_path):
+    """A run that stopped after two steps resumes from its checkpoint with the third step."""
     args = (
         "train",
         "det/retinanet_van_b0_1x_coco",
@@ -113,7 +112,7 @@ def test_resume_on_a_finished_half(fork_tool, demo_root, tmp_path):
     )
     (first,) = fork_tool(*args)
     assert first.wait().returncode == 0
-    whole = torch.load(tmp_path / "iter_3.pth", weights_only=True)
+    uninterrupted = torch.load(tmp_path / "iter_3.pth", weights_only=True)
     (tmp_path / "iter_3.pth").unlink()
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_2.pth"))
     (resumed,) = fork_tool(*args, "--resume")
@@ -121,8 +120,8 @@ def test_resume_on_a_finished_half(fork_tool, demo_root, tmp_path):
     assert done.returncode == 0, done.stdout
     assert "resumed epoch: 0, iter: 2" in done.stdout
     assert re.search(r"Iter\(train\) \[3/3\]", done.stdout) and not re.search(r"Iter\(train\) \[1/3\]", done.stdout)
-    again = torch.load(tmp_path / "iter_3.pth", weights_only=True)
-    assert again["optimizer"]["state"][0]["step"] == whole["optimizer"]["state"][0]["step"] == 3
+    continued = torch.load(tmp_path / "iter_3.pth", weights_only=True)
+    assert continued["optimizer"]["state"][0]["step"] == uninterrupted["optimizer"]["state"][0]["step"] == 3
 
 
 SMALLER = {
@@ -148,7 +147,7 @@ SMALLER = {
     [("mmseg", "seg/upernet_van_b0.py", "ade"), ("mmdet", "det/retinanet_van_b0_1x_coco.py", "coco")],
 )
 def test_upstream_train_runs_our_config(codebase, config, data, run_process, demo_root, tmp_path):
-    """The config as it stands under the codebase's own tool; only length, image size and weights differ."""
+    """The codebase's own tool trains a config of van_mm, with fewer steps, smaller images and random weights."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / data).symlink_to(demo_root / data)
     tool = Path(importlib.import_module(codebase).__file__).parent / ".mim/tools/train.py"
@@ -170,7 +169,7 @@ def test_upstream_train_runs_our_config(codebase, config, data, run_process, dem
 
 
 def refused(done, *words: str) -> None:
-    """The tool ended with one message that has these words, and no traceback."""
+    """Assert that a tool ended with one message that contains these words, and without a traceback."""
     assert done.returncode not in (0, None), done.stdout
     assert "Traceback" not in done.stdout, done.stdout
     message = done.stdout[done.stdout.index("error: ") :]
@@ -179,7 +178,7 @@ def refused(done, *words: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["train", "test"])
-def test_help_answers_without_importing_torch(tool):
+def test_help_does_not_import_torch(tool):
     code = (
         "import runpy, sys; sys.argv = ['t', '--help']; sys.path.insert(0, 'tools')\n"
         f"try: runpy.run_path('tools/{tool}.py', run_name='__main__')\n"
@@ -215,11 +214,11 @@ def test_unknown_arch(run_tool, demo_root):
 @pytest.mark.parametrize(
     ("checkpoint", "words"),
     [
-        ("https://localhost:9/van.pth", ("can't be downloaded", "checkpoints/van.pth", "init_cfg=None")),
+        ("https://localhost:9/van.pth", ("can't be downloaded", "put it at", "/van.pth", "init_cfg=None")),
         ("nowhere.pth", ("no checkpoint nowhere.pth",)),
     ],
 )
-def test_pretrained_weights_out_of_reach(checkpoint, words, run_tool, demo_root, tmp_path):
+def test_unavailable_pretrained_weights(checkpoint, words, run_tool, demo_root, tmp_path):
     (tmp_path / "data").symlink_to(demo_root)
     option = f"model.backbone.init_cfg.checkpoint={checkpoint}"
     refused(run_tool("train", "det/retinanet_van_b0_1x_coco", "--cfg-options", option), *words)
@@ -232,7 +231,7 @@ def test_upstream_weights_are_left_to_mmengine():
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A checkpoint of VAN-B1 under the detector's names, the same cut short, and one that runs code."""
+    """Return a folder with a detector checkpoint that contains VAN-B1, and a truncated copy of it."""
     folder = tmp_path_factory.mktemp("checkpoints")
     weights = {f"backbone.{key}": value for key, value in VAN(arch="b1").state_dict().items()}
     torch.save(dict(state_dict=weights), folder / "b1.pth")
@@ -264,7 +263,7 @@ def test_bad_checkpoint(checkpoint, words, run_tool, checkpoints, demo_root):
     refused(done, *words)
 
 
-def test_flags_that_do_not_fit(run_tool, demo_root, checkpoints):
+def test_flags_that_do_not_apply(run_tool, demo_root, checkpoints):
     train = ("train", "seg/upernet_van_b2")
     refused(run_tool(*train, "--demo-iters", 3), "--demo-iters goes with --demo")
     refused(run_tool(*train, "--demo", "--demo-iters", 0, "--demo-root", demo_root), "at least 1")

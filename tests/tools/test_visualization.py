@@ -1,4 +1,4 @@
-"""The tools that show what a network sees, on models with random weights."""
+"""The visualization tools run on models with random weights."""
 
 import json
 
@@ -14,7 +14,7 @@ from van_mm.apis.build import build_random_model
 
 @pytest.fixture(scope="module")
 def van(tmp_path_factory):
-    """A checkpoint of cls/van_b0_in1k with random weights."""
+    """Return a checkpoint of cls/van_b0_in1k with random weights."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("van") / "b0.pth"
     torch.save(dict(state_dict=build_random_model(get_config("cls/van_b0_in1k")).state_dict()), file)
@@ -23,7 +23,7 @@ def van(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory):
-    """An upstream config, and a checkpoint of it."""
+    """Return the name of an upstream config and a checkpoint with random weights."""
     name = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
     file = tmp_path_factory.mktemp("resnet") / "r18.pth"
     torch.save(dict(state_dict=build_random_model(get_config(name)).state_dict()), file)
@@ -31,18 +31,18 @@ def resnet(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(demo_root):
+def image_files(demo_root):
     return sorted(demo_root.glob("imagenet/val/*.JPEG"))[:2]
 
 
-def test_cam(van, resnet, pictures, run_tool, tmp_path):
-    cam = ("visualization/vis_cam", *pictures, "--model", "cls/van_b0_in1k", van)
+def test_cam(van, resnet, image_files, run_tool, tmp_path):
+    cam = ("visualization/vis_cam", *image_files, "--model", "cls/van_b0_in1k", van)
     out = ("--out", tmp_path / "cam.png")
     done = run_tool(*cam, "--model", *resnet, *out, "--target", "goldfish")
     assert done.returncode == 0, done.stdout
-    found = json.loads((tmp_path / "cam.json").read_text())
-    assert list(found) == [str(file) for file in pictures]
-    for rows in found.values():
+    classes = json.loads((tmp_path / "cam.json").read_text())
+    assert list(classes) == [str(file) for file in image_files]
+    for rows in classes.values():
         assert [row["index"] for row in rows] == [1, 1] and {row["class"] for row in rows} == {"goldfish"}
     height, width = cv2.imread(str(tmp_path / "cam.png")).shape[:2]
     assert width > height  # two rows, three columns
@@ -52,16 +52,16 @@ def test_cam(van, resnet, pictures, run_tool, tmp_path):
     refused(run_tool(*cam, "--demo", "--target", "golfish"), "no such class", "goldfish")
     refused(run_tool(*cam, "--demo", "--target", 1000), "classes are 0 to 999")
     refused(run_tool("visualization/vis_cam", "nowhere.png", "--model", "cls/van_b0_in1k", van), "nowhere.png")
-    refused(run_tool("visualization/vis_cam", van, "--model", "cls/van_b0_in1k", van), "is no picture")
+    refused(run_tool("visualization/vis_cam", van, "--model", "cls/van_b0_in1k", van), "is not an image")
     refused(run_tool(*cam, "--model", "seg/semantic_fpn_van_b0", van), "not of this config's model")
 
 
-def test_attention(van, resnet, pictures, run_tool, tmp_path):
+def test_attention(van, resnet, image_files, run_tool, tmp_path):
     attention = (
         "visualization/vis_attention",
         "cls/van_b0_in1k",
         van,
-        *pictures,
+        *image_files,
         "--demo",
         "--out",
         tmp_path / "a.png",
@@ -71,17 +71,17 @@ def test_attention(van, resnet, pictures, run_tool, tmp_path):
         assert done.returncode == 0, done.stdout
         assert cv2.imread(str(tmp_path / "a.png")).std() > 0
     refused(run_tool(*attention, "--blocks", "3.6"), "no 3.6", "1.1 to 4.2", "3, 3, 5, 2 blocks")
-    refused(run_tool("visualization/vis_attention", *resnet, *pictures), "no VAN")
+    refused(run_tool("visualization/vis_attention", *resnet, *image_files), "no VAN")
 
 
-def test_erf(van, pictures, run_tool, tmp_path):
+def test_erf(van, image_files, run_tool, tmp_path):
     erf = ("visualization/vis_erf", "--size", 96, "--num", 2, "--out", tmp_path / "erf.png")
-    options = ("--backbones", "b0", "resnet-50", "--model", "cls/van_b0_in1k", van, "--inputs", *pictures)
+    options = ("--backbones", "b0", "resnet-50", "--model", "cls/van_b0_in1k", van, "--inputs", *image_files)
     done = run_tool(*erf, *options)
     assert done.returncode == 0, done.stdout
-    found = json.loads((tmp_path / "erf.json").read_text())
-    assert found["num"] == 2 and list(found["areas"]) == ["b0", "resnet-50", "van_b0_in1k"]
-    for row in found["areas"].values():
+    result = json.loads((tmp_path / "erf.json").read_text())
+    assert result["num"] == 2 and list(result["areas"]) == ["b0", "resnet-50", "van_b0_in1k"]
+    for row in result["areas"].values():
         assert list(row) == ["20%", "30%", "50%", "99%"] and list(row.values()) == sorted(row.values())
     assert (tmp_path / "erf.png").exists() and "99%" in done.stdout
     refused(run_tool(*erf), "--backbones")
@@ -102,7 +102,7 @@ def test_erf(van, pictures, run_tool, tmp_path):
     ],
 )
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_browse(config, split, demo_root, run_tool, tmp_path):
+def test_browse_dataset(config, split, demo_root, run_tool, tmp_path):
     browse = ("visualization/browse_dataset", config, "--demo", "--demo-root", demo_root, "--split", split)
     done = run_tool(*browse, "--num", 3, "--columns", 2, "--out", tmp_path / "data.png")
     assert done.returncode == 0, done.stdout
@@ -110,8 +110,8 @@ def test_browse(config, split, demo_root, run_tool, tmp_path):
     assert cv2.imread(str(tmp_path / "data.png")).std() > 10
 
 
-def test_browse_shows_the_colours_of_the_file(demo_root, run_tool, tmp_path):
-    """Un-normalised, and not with red for blue: the mean colour of a picture that is only cut at its border."""
+def test_browse_dataset_shows_original_colors(demo_root, run_tool, tmp_path):
+    """Images are shown without normalization and with the right channel order: the mean color at the center agrees."""
     options = ("--demo", "--demo-root", demo_root, "--split", "val", "--num", 1, "--out", tmp_path / "one.png")
     done = run_tool("visualization/browse_dataset", "cls/van_b2_in1k", *options)
     assert done.returncode == 0, done.stdout
@@ -119,11 +119,11 @@ def test_browse_shows_the_colours_of_the_file(demo_root, run_tool, tmp_path):
     height, width = drawn.shape[:2]
     file = sorted(demo_root.glob("imagenet/val/*.JPEG"))[0]
     image = cv2.imread(str(file))
-    centre = drawn[height * 2 // 5 : height * 4 // 5, width * 2 // 5 : width * 3 // 5].mean((0, 1))
-    assert np.abs(centre - image[45:83, 45:83].mean((0, 1))).max() < 25
+    center = drawn[height * 2 // 5 : height * 4 // 5, width * 2 // 5 : width * 3 // 5].mean((0, 1))
+    assert np.abs(center - image[45:83, 45:83].mean((0, 1))).max() < 25
 
 
-def test_browse_refuses(run_tool):
+def test_browse_dataset_rejects(run_tool):
     refused(run_tool("visualization/browse_dataset", "seg/upernet_van_b2"), "(missing)", "--demo")
     refused(run_tool("visualization/browse_dataset", "seg/upernet_van_b2", "--num", 0), "at least 1")
     refused(run_tool("visualization/browse_dataset", "cls/van_b4_in22k", "--split", "val"), "no val_dataloader")

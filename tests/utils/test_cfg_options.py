@@ -1,4 +1,4 @@
-"""--cfg-options: what can mean something passes, a slip of the pen does not."""
+"""--cfg-options accepts every valid key and rejects misspelled keys."""
 
 import pytest
 from mmengine.registry import init_default_scope
@@ -40,14 +40,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("config", GOOD)
-def test_meant(config):
+def test_valid_keys_pass(config):
     cfg = get_config(config)
     init_default_scope(cfg.default_scope)
     check_cfg_options(cfg, dict.fromkeys(GOOD[config].split()))
 
 
 @pytest.mark.parametrize(("config", "key", "words"), BAD, ids=[key for _, key, _ in BAD])
-def test_slips(config, key, words):
+def test_misspelled_keys_raise(config, key, words):
     cfg = get_config(config)
     init_default_scope(cfg.default_scope)
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""The environment report: true here, and non-zero where something needed is missing."""
+"""The environment report passes here, and its exit code is nonzero if something required is missing."""
 
 import sys
 
@@ -13,7 +13,7 @@ def test_this_environment_passes(capsys):
         assert line.endswith("ok"), line
 
 
-def test_missing_ops_and_old_versions_are_told(capsys, monkeypatch):
+def test_missing_ops_and_old_versions_are_reported(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "mmcv.ops", None)  # makes its import fail
     monkeypatch.setattr(check_env, "version", lambda name: "0.1" if name == "mmdet" else "1.2.0")
     assert check_env.main() == 1
@@ -22,16 +22,18 @@ def test_missing_ops_and_old_versions_are_told(capsys, monkeypatch):
     assert "can't run" in out and "built without its ops" in out
 
 
-def test_a_codebase_is_enough_but_needed(capsys, monkeypatch):
-    real = check_env.get_installed_version
+def test_at_least_one_codebase_is_needed(capsys, monkeypatch):
+    get_installed_version = check_env.get_installed_version
 
-    def only(*kept):
-        hidden = {"mmdet", "mmsegmentation", "mmpose", "mmpretrain"} - set(kept)
+    def check_with_only(*codebases):
+        hidden = {"mmdet", "mmsegmentation", "mmpose", "mmpretrain"} - set(codebases)
         monkeypatch.setattr(
-            check_env, "get_installed_version", lambda names: None if set(names) & hidden else real(names)
+            check_env,
+            "get_installed_version",
+            lambda names: None if set(names) & hidden else get_installed_version(names),
         )
         return check_env.main()
 
-    assert only("mmsegmentation") == 0
+    assert check_with_only("mmsegmentation") == 0
     assert "can run: mmseg." in capsys.readouterr().out
-    assert only() == 1
+    assert check_with_only() == 1

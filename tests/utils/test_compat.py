@@ -1,4 +1,4 @@
-"""mmengine's own checkpoints load with ``weights_only=True``; others that would run code do not."""
+"""mmengine's checkpoints load with ``weights_only=True``, and checkpoints that would run code do not."""
 
 import os
 import pickle
@@ -24,6 +24,8 @@ def test_message_hub_round_trip(tmp_path):
 
 
 class Call:
+    """An object whose unpickling calls a function."""
+
     def __init__(self, function, *args):
         self.reduced = function, args
 
@@ -41,7 +43,7 @@ class Call:
         Call(eval, "1"),
     ],
 )
-def test_code_is_refused(tmp_path, payload):
+def test_code_does_not_load(tmp_path, payload):
     torch.save(dict(a=payload), tmp_path / "evil.pth", pickle_protocol=2)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "evil.pth", weights_only=True)

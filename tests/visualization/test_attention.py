@@ -1,4 +1,4 @@
-"""LKA's attention maps are what LKA multiplies by."""
+"""Attention maps show the factor that LKA multiplies its input by."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def test_maps():
     block, x = backbone.block1[0], backbone.patch_embed1(images)
     unit = block.attn.spatial_gating_unit
     gated = block.attn.activation(block.attn.proj_1(block.norm1(x)))
-    ratio = (unit(gated) / gated).abs().mean(1).numpy()  # what the features are multiplied by
+    ratio = (unit(gated) / gated).abs().mean(1).numpy()  # the factor of each pixel
     assert np.allclose(maps[1, 1], ratio, rtol=1e-3, atol=1e-5)
     outputs = backbone(images)
     assert torch.equal(outputs[-1], backbone(images)[-1])

@@ -1,4 +1,4 @@
-"""What is trained on the demo data looks at the objects (figures 6 and 9)."""
+"""Models trained on the demo data attend to the objects (figures 6 and 9)."""
 
 import cv2
 import numpy as np
@@ -16,8 +16,8 @@ from van_mm.visualization.attention import compute_attention_maps
 from van_mm.visualization.cam import ClassifierLogits, compute_cam
 
 
-def pictures(size, number=24):
-    """Demo pictures (N, 3, H, W, RGB, 0 to 255) of one thing each, its mask and its class."""
+def draw_images(size, number=24):
+    """Draw demo images of one object each: images (N, 3, H, W, RGB, 0 to 255), masks (N, H, W) and class indices."""
     images, masks, labels = [], [], []
     for i in range(number):
         rng = np.random.default_rng(100 + i)
@@ -30,16 +30,16 @@ def pictures(size, number=24):
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float(), np.stack(masks), labels
 
 
-def held_out(root, number=40):
-    """Files of demo images that DUTS-TE has, and their masks (N, 384, 384)."""
+def load_test_set(root, number=40):
+    """Return the image files of the demo DUTS-TE and their masks (N, 384, 384)."""
     layout = SALIENCY_LAYOUTS["DUTS-TE"]
     images = sorted((root / layout.images).iterdir())[:number]
     masks = [cv2.imread(str(root / layout.masks / f"{file.stem}.png"), cv2.IMREAD_GRAYSCALE) for file in images]
     return images, np.stack([cv2.resize(mask, (384, 384), interpolation=cv2.INTER_NEAREST) for mask in masks]) > 128
 
 
-def inside_by_outside(maps, masks):
-    """Mean of maps, as they are drawn from their least to their greatest value, inside of masks by outside."""
+def compute_inside_outside_ratio(maps, masks):
+    """Return the mean of the maps inside the masks divided by that outside. Each map is first scaled to 0 to 1."""
     maps = np.stack([cv2.resize(m, masks.shape[:0:-1]) for m in maps])
     low, high = (reduce(maps, (1, 2), keepdims=True) for reduce in (np.min, np.max))
     maps = (maps - low) / (high - low)
@@ -47,7 +47,7 @@ def inside_by_outside(maps, masks):
 
 
 def train(run_tool, tmp_path, base, changes):
-    """Train a config on its demo data; returns the config and the checkpoint."""
+    """Train a config on its demo data. Return the config and the path of the checkpoint."""
     (tmp_path / "b0.py").write_text(f"_base_ = {str(CONFIG_DIR / base)!r}\n{changes}\n")
     done = run_tool("train", tmp_path / "b0.py", "--demo", "--work-dir", tmp_path / "run", "--no-validate")
     assert done.returncode == 0, done.stdout
@@ -56,22 +56,24 @@ def train(run_tool, tmp_path, base, changes):
 
 @pytest.mark.slow
 def test_cam(run_tool, tmp_path):
-    """Grad-CAM of VAN-B0, trained on ImageNet's demo at 128 pixels."""
-    demo = "demo = dict(scale=128 / 224, iters=240)"
-    model = build_model(*train(run_tool, tmp_path, "cls/van_b0_in1k.py", demo))
-    images, masks, labels = pictures(128)
+    """Grad-CAM is at least twice as high on the objects, for VAN-B0 trained on demo ImageNet at 128 pixels."""
+    changes = "demo = dict(scale=128 / 224, iters=240)"
+    model = build_model(*train(run_tool, tmp_path, "cls/van_b0_in1k.py", changes))
+    images, masks, labels = draw_images(128)
     maps, scores = compute_cam(ClassifierLogits(model), (images - 127.5) / 127.5, labels)
     assert (scores.argmax(1) == labels).mean() > 0.7
-    assert inside_by_outside(maps, masks) >= 2
+    assert compute_inside_outside_ratio(maps, masks) >= 2
 
 
 @pytest.mark.slow
 def test_attention(run_tool, tmp_path):
-    """LKA's attention in the last block of the first stage of VAN-B0, trained on DUTS' demo; that of later stages is
-    spread wider."""
-    b0 = 'model = dict(backbone=dict(arch="b0"), decode_head=dict(in_channels=[32, 64, 160, 256]))'
-    cfg, checkpoint = train(run_tool, tmp_path, "seg/edn_van_b1_duts.py", b0)
+    """Attention is at least twice as high on the objects, for VAN-B0 trained on demo DUTS.
+
+    Checks the last block of stage 1, because the attention of later stages is less local.
+    """
+    changes = 'model = dict(backbone=dict(arch="b0"), decode_head=dict(in_channels=[32, 64, 160, 256]))'
+    cfg, checkpoint = train(run_tool, tmp_path, "seg/edn_van_b1_duts.py", changes)
     model = build_model(cfg, checkpoint)
-    images, masks = held_out(tmp_path / "data/demo/saliency")
+    images, masks = load_test_set(tmp_path / "data/demo/saliency")
     maps = compute_attention_maps(model.backbone, preprocess_images(cfg, model, images, size=384)[1])
-    assert inside_by_outside(maps[1, 3], masks) >= 2
+    assert compute_inside_outside_ratio(maps[1, 3], masks) >= 2

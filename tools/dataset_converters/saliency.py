@@ -120,7 +120,7 @@ def check_pair(image_file: Path, mask_file: Path, gray: bool, copy_to: tuple[Pat
 
     image = cv2.imread(str(image_file))
     if image is None:
-        return f"image {image_file} is no readable picture ({image_file.stat().st_size} bytes)"
+        return f"image {image_file} is not a readable image ({image_file.stat().st_size} bytes)"
     try:
         mask = read_mask(mask_file)
     except UserError as error:

@@ -9,7 +9,7 @@ from van_mm.utils.config_walk import iter_dicts
 # Training samples of the suite's data sets. CocoDataset counts images with annotations, and mmpose's counts people.
 NUM_TRAIN_SAMPLES = {
     "ImageNet": 1281167,
-    "ImageNet21k": 11797632,
+    "ImageNet21k": 14197122,  # ImageNet-22K, the Fall 2011 release; the cleaned 21K-P has 11,797,632
     "CUB": 5994,
     "CocoDataset": 117266,
     "CocoPanopticDataset": 118287,

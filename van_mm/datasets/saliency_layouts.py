@@ -82,7 +82,7 @@ def read_mask(file: str | Path) -> np.ndarray:
         raise UserError(f"mask {file} does not exist")
     mask = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED) if Path(file).stat().st_size else None
     if mask is None:
-        raise UserError(f"mask {file} is no readable picture ({Path(file).stat().st_size} bytes)")
+        raise UserError(f"mask {file} is not a readable image ({Path(file).stat().st_size} bytes)")
     if mask.dtype != np.uint8:
         raise UserError(f"mask {file} has 16-bit values. Write masks in 8 bits, with the values 0 and 255")
     return mask if mask.ndim == 2 else mask[..., :3].max(-1)
@@ -105,7 +105,7 @@ def find_mask_problem(mask: np.ndarray, file: str | Path, size: tuple[int, int],
         return f"mask {file} is {mask_width}x{mask_height} pixels, its image {width}x{height}"
     if not mask.any():
         return f"mask {file} is empty: no pixel is salient"
-    if mask.max() <= 128:  # LoadSaliencyMask takes values above 128 for salient
+    if mask.max() < 128:
         return f"mask {file} has no value above {mask.max()}: a label map? Write masks with the values 0 and 255"
     share = np.mean((mask > 10) & (mask < 245))
     if share > MAX_GREY_SHARE and not grey:

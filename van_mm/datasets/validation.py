@@ -95,7 +95,7 @@ def find_sample_problems(dataset, index: int) -> tuple[str, list[str]]:
         if not np.isfinite(points).all():
             problems.append("a keypoint has coordinates that are not finite")
         elif ((points[visible] < -1) | (points[visible] > np.array([width, height]) + 1)).any():
-            problems.append(f"a key point beyond the image of {height} x {width} is marked as visible")
+            problems.append(f"a keypoint beyond the image of {height} x {width} is marked as visible")
     return file, problems
 
 

@@ -33,7 +33,7 @@ def find_input_files(sources: Sequence[str]) -> list[Path]:
                 p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and p.is_file()
             )
             if not files:
-                raise UserError(f"{source}: no picture or video in this folder")
+                raise UserError(f"{source}: no image or video in this folder")
         elif path.is_file():
             files = [path]
         else:
@@ -62,7 +62,7 @@ def read_image(file: str | Path) -> np.ndarray:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
-        raise UserError(f"{file} is no picture that OpenCV can read ({data.size} bytes)")
+        raise UserError(f"{file} is not an image that OpenCV can read ({data.size} bytes)")
     return image
 
 
@@ -81,7 +81,7 @@ def iter_video_frames(file: str | Path) -> Iterator[np.ndarray]:
     video = cv2.VideoCapture(str(file))
     ok, frame = video.read()
     if not ok:
-        raise UserError(f"{file} is no video that OpenCV can read")
+        raise UserError(f"{file} is not a video that OpenCV can read")
     while ok:
         yield frame
         ok, frame = video.read()

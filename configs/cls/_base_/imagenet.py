@@ -1,6 +1,8 @@
 """ImageNet-1K at 224x224, batch 128 per GPU, with DeiT's augmentation.
 
-Mean and std are 127.5, as in the official training script. The test resizes the short side to 248 before the crop.
+Mean and std are 127.5, as in the official training of ImageNet-1K. The test resizes the short side to 248 before the
+crop. The official script resizes each training image by bilinear or bicubic interpolation at random (train.py:227).
+mmpretrain's RandomResizedCrop has a fixed interpolation; bicubic is our choice, because the test uses it.
 """
 
 _base_ = "mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py"

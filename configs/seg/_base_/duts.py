@@ -1,6 +1,9 @@
 """Saliency at 384x384: training on DUTS-TR, tests on DUTS-TE, DUT-OMRON and PASCAL-S (section 4.7).
 
-As in EDN's release, training crops 384x384 from images resized to 396x396.
+As in EDN's release, half of the training images lose equal margins of 0 to 12 pixels on opposite sides. Unlike in the
+release, flips are horizontal: OpenCV's flip code 0 in transforms.py:116 turns images upside down, although the comment
+there says horizontal. All batches have 384x384 pixels, the only size that the paper names. The release also trains at
+320x320 and 352x352 (scripts/train.py:145 and 230-243).
 """
 
 dataset_type = "van_mm.SaliencyDataset"
@@ -11,8 +14,8 @@ meta_keys = ("img_path", "seg_map_path", "ori_shape", "img_shape", "pad_shape", 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="van_mm.LoadSaliencyMask"),
-    dict(type="Resize", scale=(396, 396), keep_ratio=False),
-    dict(type="RandomCrop", crop_size=(384, 384)),
+    dict(type="Resize", scale=(384, 384), keep_ratio=False),
+    dict(type="van_mm.RandomMarginCrop", prob=0.5, max_margin=7 / 224),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackSegInputs", meta_keys=meta_keys),
 ]

@@ -1,7 +1,10 @@
 """EDN with VAN on DUTS, 30 epochs, batch 24 (section 4.7).
 
-The paper names a step schedule without its steps; one step at two thirds is our choice. Warm-up, betas and weight decay
-are those of EDN's release. Configs set the backbone's ``arch`` and checkpoint. The head takes the channels of B1 to B4.
+The paper names a step schedule without its steps, so the step is that of the step mode of EDN's release, whose decoder
+the paper uses: every 100 epochs (``--step_loss`` in scripts/train.py). Training ends at epoch 30, so the learning rate
+stays constant after the warm-up. The release's shell scripts select the poly mode instead, which contradicts the paper.
+Warm-up, betas and weight decay are those of the release. Configs set the backbone's ``arch`` and checkpoint. The head
+takes the channels of B1 to B4.
 """
 
 _base_ = ["./duts.py", "mmseg::_base_/default_runtime.py"]
@@ -34,7 +37,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type="MultiStepLR", milestones=[20], gamma=0.1, by_epoch=True, begin=0, end=30),
+    dict(type="MultiStepLR", milestones=[100], gamma=0.1, by_epoch=True),  # after the last epoch, see above
 ]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=30, val_interval=5)
 val_cfg = dict(type="ValLoop")

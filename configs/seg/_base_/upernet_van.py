@@ -1,6 +1,7 @@
 """UperNet with VAN on ADE20K, 160k iterations, batch 8 x 2 (section 4.3).
 
-Configs set the backbone's ``arch`` and checkpoint. The heads take the channels of B1 to B4.
+Configs set the backbone's ``arch`` and checkpoint. The heads take the channels of B1 to B4. Settings that the paper
+does not print are those of the official release, VAN-Segmentation.
 """
 
 _base_ = [

@@ -1,4 +1,4 @@
-"""Two processes on the CPU do what one does, and end together."""
+"""Training and testing in two CPU processes equals one process, and the two processes end together."""
 
 import json
 import os
@@ -25,7 +25,7 @@ TASKS = {
     "saliency": "seg/edn_van_b1_duts",
     "pose": "pose/simplebaseline_van_b2_coco_256x192",
 }
-FIXED = {  # in place of random crops
+FIXED = {  # replaces random crops
     "cls": [dict(type="Resize", scale=(224, 224))],
     "seg": [dict(type="Resize", scale=(512, 512), keep_ratio=False)],
 }
@@ -63,7 +63,7 @@ def wait(process: subprocess.Popen) -> Done:
 
 @pytest.fixture
 def run_two(two, fork_tool):
-    """Run a tool in two processes: through its shell script, or, five times as fast, in forks of this process."""
+    """Run a tool in two processes: with its shell script for "cls", else in forks, which are five times as fast."""
 
     def run(task: str, name: str, *args: object) -> Done:
         if task == "cls":
@@ -74,8 +74,8 @@ def run_two(two, fork_tool):
     return run
 
 
-def without_chance(task: str, path: Path) -> str:
-    """A config of the task whose gradients are the same each time: SGD, no augmentation, no dropout, no shuffling."""
+def write_deterministic_config(task: str, path: Path) -> str:
+    """Write a config of the task with repeatable gradients: SGD, no augmentation, no dropout, no shuffling."""
     cfg = get_config(TASKS[task])
     for node in iter_dicts(cfg.model):
         for rate in {"drop_path_rate", "dropout_ratio"} & set(node):
@@ -91,7 +91,8 @@ def without_chance(task: str, path: Path) -> str:
     cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
     cfg.param_scheduler, cfg.custom_hooks = [], []
     cfg.demo = dict(cfg.get("demo", {}), lr=0.1)
-    if task == "saliency":  # whose dice is no mean, and whose BatchNorm over few pixels makes noise of rounding errors
+    if task == "saliency":
+        # The dice loss is not a mean over images, and BatchNorm over few pixels amplifies rounding errors.
         cfg.model.decode_head.loss_decode = [dict(type="CrossEntropyLoss", use_sigmoid=True)]
         cfg.model.decode_head.norm_cfg = dict(type="GN", num_groups=4)
     if task == "det":
@@ -101,30 +102,30 @@ def without_chance(task: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_two_processes_do_what_one_does(task, run_two, run_tool, demo_root, tmp_path):
-    """Gradients, the statistics of norms and metrics of two processes with two images each are those of one with four.
+def test_two_processes_equal_one(task, run_two, run_tool, demo_root, tmp_path):
+    """Two processes with two images each give the gradients, norm statistics and metrics of one process with four.
 
-    RetinaNet's loss is no mean over images, as mmdet counts the boxes of each process by themselves: there, two
-    processes with BatchNorm are as one that accumulates the gradients of two batches.
+    RetinaNet's loss is not a mean over images, because mmdet counts the boxes of each process separately. For this
+    model, two processes with BatchNorm equal one process that accumulates the gradients of two batches.
     """
-    train = (without_chance(task, tmp_path / "config.py"), "--demo", "--demo-root", demo_root)
+    train = (write_deterministic_config(task, tmp_path / "config.py"), "--demo", "--demo-root", demo_root)
     options = ("--cfg-options", "train_dataloader.batch_size=2")
     sync = () if task == "det" else ("sync_bn=torch",)
     done = run_two(task, "train", *train, "--demo-iters", 1, "--work-dir", tmp_path / "two", *options, *sync)
     assert done.returncode == 0, done.stdout
-    one = ("--cfg-options", "train_dataloader.batch_size=4")
+    single = ("--cfg-options", "train_dataloader.batch_size=4")
     if task == "det":
-        one = (*options, "train_dataloader.dataset.indices=[0,2,1,3]", "optim_wrapper.accumulative_counts=2")
+        single = (*options, "train_dataloader.dataset.indices=[0,2,1,3]", "optim_wrapper.accumulative_counts=2")
     steps = 2 if task == "det" else 1
-    done = run_tool("train", *train, "--demo-iters", steps, "--work-dir", tmp_path / "one", *one)
+    done = run_tool("train", *train, "--demo-iters", steps, "--work-dir", tmp_path / "one", *single)
     assert done.returncode == 0, done.stdout
 
     files = [Path((tmp_path / name / "last_checkpoint").read_text()) for name in ("two", "one")]
-    two_, one_ = (torch.load(file, weights_only=False)["state_dict"] for file in files)
-    for key, value in two_.items():
+    state_two, state_one = (torch.load(file, weights_only=False)["state_dict"] for file in files)
+    for key, value in state_two.items():
         if task != "det" or "running" not in key and "num_batches" not in key:
             torch.testing.assert_close(
-                value, one_[key], rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+                value, state_one[key], rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
             )
     metrics = [
         {k: v for k, v in last_metrics(tmp_path / name).items() if k not in ("time", "data_time", "step")}
@@ -132,12 +133,12 @@ def test_two_processes_do_what_one_does(task, run_two, run_tool, demo_root, tmp_
     ]
     assert metrics[0] == pytest.approx(metrics[1], abs=1 if task == "det" else 1e-6)
 
-    tested = tmp_path / "metrics.json"
-    test = (train[0], files[0], *train[1:], "--work-dir", tmp_path / "test", "--out", tested)
+    metrics_file = tmp_path / "metrics.json"
+    test = (train[0], files[0], *train[1:], "--work-dir", tmp_path / "test", "--out", metrics_file)
     done = run_two(task, "test", *test)
     assert done.returncode == 0, done.stdout
-    again = {key: value for key, value in json.loads(tested.read_text()).items() if key in metrics[0]}
-    assert again == pytest.approx({key: metrics[0][key] for key in again}, abs=1e-6) and again
+    tested = {key: value for key, value in json.loads(metrics_file.read_text()).items() if key in metrics[0]}
+    assert tested == pytest.approx({key: metrics[0][key] for key in tested}, abs=1e-6) and tested
 
 
 RUNNING = ("cls/van_b0_in1k", "--demo", "--demo-iters", 5000, "--no-validate")
@@ -146,7 +147,7 @@ OPTIONS = ("--cfg-options", "train_dataloader.batch_size=2", "default_hooks.logg
 
 @pytest.fixture
 def running(two, demo_root, tmp_path):
-    """A training of two processes under torchrun, some steps on its way; and the two, by rank."""
+    """Start training in two processes under torchrun. Return torchrun after the first step, and the pids by rank."""
 
     def start() -> tuple[subprocess.Popen, list[int]]:
         train = (*RUNNING, "--demo-root", demo_root, "--work-dir", tmp_path / "run")
@@ -155,15 +156,15 @@ def running(two, demo_root, tmp_path):
         workers = {}
         for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
             for child in children.read_text().split():
-                found = re.search(r"\0RANK=(\d)", Path(f"/proc/{child}/environ").read_text())
-                if found:
-                    workers[int(found[1])] = int(child)
+                rank = re.search(r"\0RANK=(\d)", Path(f"/proc/{child}/environ").read_text())
+                if rank:
+                    workers[int(rank[1])] = int(child)
         return process, [workers[0], workers[1]]
 
     return start
 
 
-def test_a_killed_process_ends_the_job(running):
+def test_killed_process_ends_the_job(running):
     process, (_, second) = running()
     began = time.monotonic()
     os.kill(second, signal.SIGKILL)
@@ -172,15 +173,15 @@ def test_a_killed_process_ends_the_job(running):
     assert "rank      : 1" in done.stdout and "SIGKILL" in done.stdout
 
 
-def test_preempted_together(running, tmp_path):
-    """A signal to torchrun has the job write one checkpoint and end."""
+def test_preemption_through_torchrun(running, tmp_path):
+    """After a signal to torchrun, the job writes one checkpoint and ends."""
     process, _ = running()
     os.kill(process.pid, signal.SIGTERM)
     check_preempted(wait(process), tmp_path)
 
 
-def test_preempted_through_one_rank(fork_tool, demo_root, tmp_path):
-    """A signal to one rank does so too."""
+def test_preemption_through_one_rank(fork_tool, demo_root, tmp_path):
+    """After a signal to a single rank, the whole job writes one checkpoint and ends."""
     train = (*RUNNING, "--demo-root", demo_root, "--work-dir", tmp_path / "run")
     first, second = fork_tool("train", *train, *OPTIONS, ranks=2)
     while "Iter(train)" not in first.log.read_text():
@@ -188,12 +189,12 @@ def test_preempted_through_one_rank(fork_tool, demo_root, tmp_path):
         time.sleep(0.1)
     os.kill(second.pid, signal.SIGTERM)
     done = [fork.wait() for fork in (first, second)]
-    assert all(one.returncode == 128 + signal.SIGTERM for one in done)
+    assert all(result.returncode == 128 + signal.SIGTERM for result in done)
     check_preempted(done[0], tmp_path)
 
 
 def check_preempted(done: Done, folder: Path) -> None:
-    """The job has ended with one complete checkpoint."""
+    """Check that the job ended with exactly one complete checkpoint."""
     assert done.returncode != 0 and "SIGTERM: ended after iteration" in done.stdout, done.stdout
     last = Path((folder / "run/last_checkpoint").read_text())
     assert is_complete(last) and len(list((folder / "run").glob("iter_*.pth"))) == 1

@@ -1,4 +1,4 @@
-"""Steps on values that are not finite are not taken."""
+"""DivergenceHook skips steps with NaN or infinite values, and stops a run that diverged."""
 
 import pytest
 import torch
@@ -11,22 +11,22 @@ TRAIN = ("train", "cls/van_b0_in1k", "--demo", "--no-validate")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_batch_leaves_no_trace(value, tmp_path):
-    """Weights, moments and statistics are those of a run without it."""
+def test_bad_batch_is_skipped(value, tmp_path):
+    """Weights, optimizer moments and BatchNorm statistics equal those of a run without the bad batch."""
     good = batches()
     clean = runner(good[:2] + good[3:], tmp_path / "clean")
     clean.train()
-    spoilt = runner(batches((2, value)), tmp_path / "spoilt")
-    spoilt.train()
-    for a, b in zip(clean.model.state_dict().values(), spoilt.model.state_dict().values(), strict=True):
+    with_bad_batch = runner(batches((2, value)), tmp_path / "with_bad_batch")
+    with_bad_batch.train()
+    for a, b in zip(clean.model.state_dict().values(), with_bad_batch.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    states = [run.optim_wrapper.optimizer.state_dict()["state"] for run in (clean, spoilt)]
+    states = [run.optim_wrapper.optimizer.state_dict()["state"] for run in (clean, with_bad_batch)]
     assert states[0][0]["step"] == 5 and all(
         torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i]
     )
 
 
-def test_several_in_a_row_end_the_run(tmp_path):
+def test_consecutive_bad_steps_stop_the_run(tmp_path):
     nan = float("nan")
     runner(batches((1, nan), (2, nan), (4, nan)), tmp_path / "scattered").train()
     with pytest.raises(UserError, match=r"3 steps in a row up to iteration 5 .*checkpoint: none.*learning rate"):
@@ -34,7 +34,7 @@ def test_several_in_a_row_end_the_run(tmp_path):
     assert not list((tmp_path / "row").glob("*.pth"))
 
 
-def test_no_checkpoint_of_weights_that_are_not_finite(tmp_path):
+def test_non_finite_weights_are_not_saved(tmp_path):
     run = runner(batches(), tmp_path / "run")
     run.model.layers[1].weight.data[0, 0] = float("nan")
     run._hooks = [hook for hook in run.hooks if type(hook).__name__ != "DivergenceHook"] + [
@@ -45,7 +45,7 @@ def test_no_checkpoint_of_weights_that_are_not_finite(tmp_path):
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
-def test_the_tool_says_what_diverged(run_tool, demo_root, tmp_path):
+def test_tool_reports_divergence(run_tool, demo_root, tmp_path):
     train = (*TRAIN, "--demo-root", demo_root, "--work-dir", tmp_path / "run", "--demo-iters", 40)
     options = ("train_dataloader.batch_size=2", "optim_wrapper.optimizer.lr=1e30", "param_scheduler=[]")
     done = run_tool(*train, "--cfg-options", *options)

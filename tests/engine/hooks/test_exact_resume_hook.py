@@ -1,4 +1,4 @@
-"""A resumed run equals the uninterrupted one."""
+"""A resumed run ends with exactly the state of an uninterrupted run."""
 
 import random
 
@@ -12,9 +12,8 @@ from tests.engine.runs import noisy_runner
 
 @pytest.mark.parametrize("by_epoch", [True, False])
 def test_resume_is_exact(by_epoch, tmp_path):
-    """In both loops: order of the data, augmentation, dropout, averages, schedule, and validation in between."""
-    whole = noisy_runner(by_epoch, tmp_path / "a", f"a{by_epoch}", 4)
-    whole.train()
+    """Resuming restores the data order, augmentation, dropout, EMA and schedule, also after a validation."""
+    noisy_runner(by_epoch, tmp_path / "a", f"a{by_epoch}", 4).train()
     noisy_runner(by_epoch, tmp_path / "b", f"b{by_epoch}", 4).train()
     last = "epoch_4.pth" if by_epoch else "iter_24.pth"
     expected = torch.load(tmp_path / "a" / last, weights_only=False)
@@ -22,16 +21,16 @@ def test_resume_is_exact(by_epoch, tmp_path):
         random.seed(9), np.random.seed(9), torch.manual_seed(9)
         resumed = noisy_runner(by_epoch, tmp_path / "c", f"c{stop}", 4, resume=tmp_path / "b" / stop)
         resumed.train()
-        found = torch.load(tmp_path / "c" / last, weights_only=False)
+        actual = torch.load(tmp_path / "c" / last, weights_only=False)
         for part in ("state_dict", "ema_state_dict"):
             for key, value in expected[part].items():
-                assert torch.equal(value, found[part][key]), (stop, part, key)
-        assert expected["param_schedulers"] == found["param_schedulers"]
+                assert torch.equal(value, actual[part][key]), (stop, part, key)
+        assert expected["param_schedulers"] == actual["param_schedulers"]
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(run_process, demo_root):
-    """The script with a few kills; it is documented with twenty."""
+def test_kill_and_resume_script(run_process, demo_root):
+    """The script passes with 3 kills. The documentation shows a run with 20."""
     script = ROOT / "tools/misc/kill_and_resume.py"
     options = ("--kills", 3, "--while-writing", 1, "--iters", 120, "--demo-root", demo_root)
     done = run_process(script, "cls/van_b0_in1k", *options)

@@ -1,4 +1,4 @@
-"""A signal ends a run with a checkpoint, and nothing is lost."""
+"""A signal stops a run after a checkpoint, and the resumed run loses nothing."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from van_mm.utils.errors import RunStopped
 
 
 class Signal(Hook):
-    """Sends this process a signal in training, or in the validation behind it."""
+    """Send a signal to this process at a training step, or in the validation after that step."""
 
     def __init__(self, step, in_validation):
         self.step, self.in_validation = step, in_validation
@@ -33,7 +33,7 @@ class Signal(Hook):
 @pytest.mark.parametrize("in_validation", [True, False])
 @pytest.mark.parametrize("by_epoch", [True, False])
 def test_stopped_and_resumed(by_epoch, in_validation, tmp_path):
-    """A signal in the midst of an epoch, at its last step, or in a validation loses nothing."""
+    """A signal within an epoch, at its last step, or during validation does not change the final state."""
     noisy_runner(by_epoch, tmp_path / "a", f"sa{by_epoch}{in_validation}", 4).train()
     last = "epoch_4.pth" if by_epoch else "iter_24.pth"
     expected = torch.load(tmp_path / "a" / last, weights_only=False)
@@ -50,9 +50,9 @@ def test_stopped_and_resumed(by_epoch, in_validation, tmp_path):
         assert (work_dir / "last_checkpoint").read_text() == str(written)
         random.seed(9), np.random.seed(9), torch.manual_seed(9)
         noisy_runner(by_epoch, work_dir, f"sc{by_epoch}{in_validation}{step}", 4, resume=written).train()
-        found = torch.load(work_dir / last, weights_only=False)
+        actual = torch.load(work_dir / last, weights_only=False)
         for part in ("state_dict", "ema_state_dict"):
             for key, value in expected[part].items():
-                assert torch.equal(value, found[part][key]), (step, part, key)
-        assert expected["param_schedulers"] == found["param_schedulers"]
-        assert expected["meta"]["iter"] == found["meta"]["iter"]
+                assert torch.equal(value, actual[part][key]), (step, part, key)
+        assert expected["param_schedulers"] == actual["param_schedulers"]
+        assert expected["meta"]["iter"] == actual["meta"]["iter"]

@@ -1,4 +1,4 @@
-"""Mixed precision on the CPU."""
+"""Mixed precision with bfloat16 on the CPU."""
 
 import pytest
 import torch
@@ -24,15 +24,16 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize("backbone_only", [False, True])
 def test_precision(backbone_only):
+    """Only the computation is bfloat16: the input, the weights and, with backbone_only, the head stay float32."""
     torch.manual_seed(0)
     model, x = Model(), torch.randn(2, 3, 64, 64)
     wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), 0.1), backbone_only=backbone_only)
-    seen = []
-    model.backbone.patch_embed1.proj.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    dtypes = []
+    model.backbone.patch_embed1.proj.register_forward_hook(lambda m, i, out: dtypes.append(out.dtype))
     exact = model(x)[1]
     with wrapper.optim_context(model):
         _, scores = model(x)
-    assert seen == [torch.float32, torch.bfloat16]
+    assert dtypes == [torch.float32, torch.bfloat16]
     assert scores.dtype == (torch.float32 if backbone_only else torch.bfloat16)
     assert (scores - exact).abs().max() < 3e-2
     before = model.head.weight.clone()
@@ -41,7 +42,7 @@ def test_precision(backbone_only):
     assert model(x)[1].dtype == torch.float32 and not model.backbone._forward_hooks
 
 
-def test_error_inside_leaves_no_autocast():
+def test_autocast_ends_after_an_error():
     model = Model()
     wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), 0.1), backbone_only=True)
     with pytest.raises(RuntimeError), wrapper.optim_context(model):
@@ -52,7 +53,7 @@ def test_error_inside_leaves_no_autocast():
 @pytest.mark.parametrize(
     "config", ["seg/upernet_van_b2", "pose/simplebaseline_van_b2_coco_256x192", "det/mask_rcnn_van_b2_1x_coco"]
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="--amp is float16 there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="--amp uses float16 on a GPU")
 def test_tool(config, run_tool, demo_root):
     done = run_tool("train", config, "--demo", "--demo-root", demo_root, "--demo-iters", 2, "--no-validate", "--amp")
     assert done.returncode == 0 and "loss: " in done.stdout, done.stdout

@@ -1,4 +1,4 @@
-"""Checkpoint files are complete or absent, and a run resumes from the latest complete one."""
+"""Checkpoint files are either complete or absent, and a run resumes from the latest complete checkpoint."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from van_mm.utils.errors import UserError
 TRAIN = ("train", "cls/van_b0_in1k", "--demo", "--no-validate")
 
 
-def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "run/iter_1.pth"
     AtomicBackend().put(b"first", file)
     assert file.read_bytes() == b"first"
@@ -29,8 +29,8 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_bytes() == b"first" and [p.name for p in file.parent.iterdir()] == ["iter_1.pth"]
 
 
-def test_full_disk_ends_the_run(run_tool, demo_root, tmp_path, monkeypatch):
-    """At the second checkpoint: the first is whole, and --resume goes on from it."""
+def test_full_disk_stops_the_run(run_tool, demo_root, tmp_path, monkeypatch):
+    """When the second checkpoint does not fit, the first stays complete and --resume continues from it."""
     writes, real = [], os.fsync
 
     def full(descriptor):
@@ -51,16 +51,16 @@ def test_full_disk_ends_the_run(run_tool, demo_root, tmp_path, monkeypatch):
     assert done.returncode == 0 and is_complete(tmp_path / "run/iter_3.pth"), done.stdout
 
 
-def test_latest_is_the_newest_whole_one(tmp_path):
+def test_latest_is_the_newest_complete_checkpoint(tmp_path):
     assert find_latest_checkpoint(tmp_path / "none") == (None, [])
     for step in (2, 4, 10):
         torch.save(dict(state_dict={"w": torch.randn(100)}), tmp_path / f"iter_{step}.pth")
     first, second, third = (tmp_path / f"iter_{step}.pth" for step in (2, 4, 10))
     assert find_latest_checkpoint(tmp_path) == (third, [])
-    third.write_bytes(third.read_bytes()[:-50])  # cut short
+    third.write_bytes(third.read_bytes()[:-50])  # truncated
     data = bytearray(second.read_bytes())
-    place = data.index(torch.load(second)["state_dict"]["w"].numpy().tobytes())
-    data[place + 7] ^= 1  # one bit
+    offset = data.index(torch.load(second)["state_dict"]["w"].numpy().tobytes())
+    data[offset + 7] ^= 1  # flip one bit
     second.write_bytes(data)
     assert not is_complete(second) and not is_complete(third)
     for age, file in enumerate((third, second, first)):
@@ -68,7 +68,7 @@ def test_latest_is_the_newest_whole_one(tmp_path):
     assert find_latest_checkpoint(tmp_path) == (first, [third, second])
 
 
-def test_resume_passes_over_a_broken_checkpoint(run_tool, demo_root, tmp_path):
+def test_resume_skips_a_broken_checkpoint(run_tool, demo_root, tmp_path):
     train = (*TRAIN, "--demo-root", demo_root, "--work-dir", tmp_path / "run")
     options = ("--cfg-options", "train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=1")
     done = run_tool(*train, "--demo-iters", 3, *options)
@@ -76,7 +76,7 @@ def test_resume_passes_over_a_broken_checkpoint(run_tool, demo_root, tmp_path):
     assert not list((tmp_path / "run").glob(".*"))
     newest = tmp_path / "run/iter_3.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
-    (tmp_path / "run/last_checkpoint").write_text("")  # as a kill while it is written leaves it
+    (tmp_path / "run/last_checkpoint").write_text("")  # the state after a kill during the write
     done = run_tool(*train, "--demo-iters", 3, "--resume", *options)
     assert done.returncode == 0, done.stdout
     assert "iter_3.pth is broken or cut short" in done.stdout and "iter: 2" in done.stdout
@@ -86,14 +86,14 @@ def test_resume_passes_over_a_broken_checkpoint(run_tool, demo_root, tmp_path):
     assert done.returncode == 0 and "no checkpoint to resume from" in done.stdout
 
 
-def test_places_that_cannot_be_written(run_tool, demo_root, tmp_path):
+def test_work_dir_that_cannot_be_written(run_tool, demo_root, tmp_path):
     (tmp_path / "file").touch()
     done = run_tool(*TRAIN, "--demo-root", demo_root, "--demo-iters", 1, "--work-dir", tmp_path / "file/run")
     refused(done, str(tmp_path / "file"))
 
 
-def test_config_of_the_tools(run_tool, demo_root, tmp_path):
-    """A backend of the user's own stays."""
+def test_user_backend_is_kept(run_tool, demo_root, tmp_path):
+    """The tools do not replace a checkpoint backend that the user has set."""
     train = (*TRAIN, "--demo-root", demo_root, "--work-dir", tmp_path / "run", "--demo-iters", 1)
     options = ("train_dataloader.batch_size=2", "default_hooks.checkpoint.backend_args.backend=local")
     assert run_tool(*train, "--cfg-options", *options).returncode == 0

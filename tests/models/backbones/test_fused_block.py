@@ -1,4 +1,4 @@
-"""A block by the compiled kernels is the block."""
+"""A block that runs on the compiled kernels gives the results of the plain PyTorch block."""
 
 import copy
 
@@ -20,7 +20,7 @@ OPTIONS = dict(
 )  # fmt: skip
 
 
-def make(channels: int = 32, **options) -> Block:
+def make_block(channels: int = 32, **options) -> Block:
     torch.manual_seed(0)
     block = Block(channels, **OPTIONS | options)
     with torch.no_grad():
@@ -29,12 +29,12 @@ def make(channels: int = 32, **options) -> Block:
     return stir_norms(block)
 
 
-def images(channels: int = 32, size: tuple[int, int] = (13, 9), mean: float = 1.0) -> torch.Tensor:
+def make_input(channels: int = 32, size: tuple[int, int] = (13, 9), mean: float = 1.0) -> torch.Tensor:
     return torch.randn(3, channels, *size, generator=torch.Generator().manual_seed(1)) + mean
 
 
-def results(block: Block, x: torch.Tensor, loaded: bool, monkeypatch) -> dict[str, torch.Tensor]:
-    """Output, gradients and running statistics of a forward and backward pass, with or without the kernels."""
+def run_block(block: Block, x: torch.Tensor, loaded: bool, monkeypatch) -> dict[str, torch.Tensor]:
+    """Return output, gradients and running statistics of a forward and backward pass, with or without the kernels."""
     monkeypatch.setattr(library, "is_loaded", loaded)
     block, x = copy.deepcopy(block), x.clone().requires_grad_()
     assert can_use_kernels(block, x) == loaded
@@ -60,28 +60,31 @@ def results(block: Block, x: torch.Tensor, loaded: bool, monkeypatch) -> dict[st
     ids=str,
 )
 def test_training_equals_the_plain_block(options, size, monkeypatch):
-    block = make(**options).train()
-    x = images(options.get("channels", 32), size)
-    ours, plain = (results(block, x, loaded, monkeypatch) for loaded in (True, False))
-    assert ours.keys() == plain.keys()
+    block = make_block(**options).train()
+    x = make_input(options.get("channels", 32), size)
+    actual, plain = (run_block(block, x, loaded, monkeypatch) for loaded in (True, False))
+    assert actual.keys() == plain.keys()
     for name, value in plain.items():
-        # A sum that is zero but for rounding, as a bias's before a norm, is judged by the gradients around it.
+        # The gradient of a bias before a BatchNorm is zero except for rounding errors, which the floor allows for.
         floor = 1e-6 * max(plain["x"].norm(), 1)
-        assert (ours[name] - value).float().norm() <= 1e-4 * value.float().norm() + floor, name
+        assert (actual[name] - value).float().norm() <= 1e-4 * value.float().norm() + floor, name
 
 
 def test_gradients_of_features_far_from_zero(monkeypatch):
-    """BatchNorm takes away a mean fifty times the deviation; in the weights that is a difference of large numbers."""
-    block, x = make().train(), images(mean=0) * 0.1 + 5
-    ours = results(block, x, True, monkeypatch)
-    exact = results(block.double(), x.double(), False, monkeypatch)
+    """Gradients stay accurate when the mean of the features is fifty times their standard deviation.
+
+    BatchNorm subtracts this mean, so the gradients of the weights are differences of large numbers.
+    """
+    block, x = make_block().train(), make_input(mean=0) * 0.1 + 5
+    actual = run_block(block, x, True, monkeypatch)
+    exact = run_block(block.double(), x.double(), False, monkeypatch)
     for name, value in exact.items():
-        assert (ours[name] - value).double().norm() <= 1e-4 * value.double().norm(), name
+        assert (actual[name] - value).double().norm() <= 1e-4 * value.double().norm(), name
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_eval(gradients, monkeypatch):
-    block, x = make().eval(), images(size=(40, 33))
+def test_eval_equals_the_plain_block(gradients, monkeypatch):
+    block, x = make_block().eval(), make_input(size=(40, 33))
     outs = []
     for loaded in (True, False):
         monkeypatch.setattr(library, "is_loaded", loaded)
@@ -91,9 +94,9 @@ def test_eval(gradients, monkeypatch):
 
 
 def test_autocast(monkeypatch):
-    """bfloat16 inside, float32 between the blocks."""
-    block, x = make().train(), images(size=(20, 20))
-    exact = results(block, x, False, monkeypatch)
+    """Under autocast a block computes in bfloat16 and returns float32."""
+    block, x = make_block().train(), make_input(size=(20, 20))
+    exact = run_block(block, x, False, monkeypatch)
     monkeypatch.setattr(library, "is_loaded", True)
     x.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -132,30 +135,30 @@ def test_frozen_and_norm_eval(monkeypatch):
         dict(lka_cfg=dict(dw_conv=False)),
         dict(lka_cfg=dict(pw_conv=False)),
         dict(lka_cfg=dict(decompose=False)),
-        dict(lka_cfg=dict(kernel_size=28)),  # ten taps an axis, and four: even ones are not the kernels'
+        dict(lka_cfg=dict(kernel_size=28)),  # kernels of 10 and 4: the compiled kernels need odd sizes
         dict(lka_cfg=dict(kernel_size=7, dilation=2)),
     ],
     ids=str,
 )
-def test_other_blocks_are_left_to_pytorch(options):
-    assert not can_use_kernels(make(**options).train(), images(options.get("channels", 32)))
+def test_unsupported_blocks_use_pytorch(options):
+    assert not can_use_kernels(make_block(**options).train(), make_input(options.get("channels", 32)))
 
 
-def test_one_pixel_is_refused_as_ever():
+def test_one_pixel_in_training_raises():
     with pytest.raises(ValueError, match="more than 1 value"):
-        make().train()(torch.randn(1, 32, 1, 1))
+        make_block().train()(torch.randn(1, 32, 1, 1))
 
 
-def test_no_second_derivatives():
-    """They are refused instead of being wrong."""
-    x = images().requires_grad_()
-    (grad,) = torch.autograd.grad(make().train()(x).sum(), x, create_graph=True)
+def test_second_derivatives_raise():
+    """Second derivatives raise an error instead of being wrong."""
+    x = make_input().requires_grad_()
+    (grad,) = torch.autograd.grad(make_block().train()(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 
 
-def test_hooks_see_what_they_ask_for():
-    block, x = make().eval(), images()
+def test_hooks_inside_the_block_are_called():
+    block, x = make_block().eval(), make_input()
     assert can_use_kernels(block, x)
     seen = []
     handle = block.attn.spatial_gating_unit.conv1.register_forward_hook(lambda *args: seen.append(args))
@@ -166,7 +169,7 @@ def test_hooks_see_what_they_ask_for():
 
 
 def test_folded_block_follows_its_parameters():
-    """Packed weights are made again after a change of type or of the weights."""
+    """A folded block packs its weights again after its dtype or its weights change."""
     torch.manual_seed(0)
     arch = dict(embed_dims=[16, 32, 32, 48], depths=[1] * 4, mlp_ratios=[2] * 4)
     model, other = (VAN(arch=arch) for _ in range(2))
@@ -184,8 +187,8 @@ def test_folded_block_follows_its_parameters():
         assert torch.equal(model(x)[3], other(x)[3])
 
 
-def test_memory_kept_for_the_backward_pass():
-    """Issue: at most 0.65 of what mmpretrain's keeps, 0.25 with checkpointing; here for a small image."""
+def test_memory_saved_for_the_backward_pass():
+    """VAN saves at most 0.65 of the bytes that mmpretrain's VAN saves, and 0.25 with checkpointing."""
     from mmpretrain.models import VAN as Reference
 
     x = torch.randn(1, 3, 96, 96)
@@ -196,12 +199,13 @@ def test_memory_kept_for_the_backward_pass():
 
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 def test_compiled(mode):
-    """torch.compile gets the plain modules in one graph, with the depth-wise kernel in it."""
+    """torch.compile traces the plain modules into one graph, which includes the depthwise kernel."""
     torch.manual_seed(0)
     model = VAN(arch=dict(embed_dims=[16] * 4, depths=[1, 2, 1, 1], mlp_ratios=[2] * 4))
     model.init_weights()
     model.train(mode)
     x = torch.randn(2, 3, 64, 75)
     expected = copy.deepcopy(model)(x)
-    for ours, theirs in zip(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(x)
+    for out, reference in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(out, reference, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The backbone against the paper's tables, against mmpretrain's VAN, and in its options."""
+"""The backbone agrees with the paper's tables and mmpretrain's VAN, and its options work."""
 
 import re
 
@@ -24,16 +24,16 @@ TABLE_5 = {
 SMALL = dict(embed_dims=[8, 16, 24, 32], depths=[1, 2, 1, 1], mlp_ratios=[2, 2, 2, 2])
 
 
-def meta_van(**kwargs) -> VAN:
+def build_meta_van(**kwargs) -> VAN:
     with torch.device("meta"):
         return VAN(**kwargs)
 
 
-def parameters(model) -> int:
+def count_parameters(model) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def macs(model, size: int = 224) -> int:
+def count_macs(model, size: int = 224) -> int:
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, size, size, device="meta"))
     return counter.get_total_flops() // 2
@@ -41,13 +41,13 @@ def macs(model, size: int = 224) -> int:
 
 @pytest.mark.parametrize("arch", TABLE_5)
 def test_table_5(arch):
-    model = meta_van(arch=arch)
+    model = build_meta_van(arch=arch)
     params, flops = TABLE_5[arch]
     classifier = (ARCH_SETTINGS[arch]["embed_dims"][-1] + 1) * 1000
     digits = 0 if params == 200 else 1
-    assert round((parameters(model) + classifier) / 1e6, digits) == params
-    # Table 5 prints 38.4 for B6, table 8 prints 38.9 for the same model; the count agrees with table 8.
-    assert round(macs(model) / 1e9, 1) == pytest.approx(flops, rel=0.02, abs=0.051)
+    assert round((count_parameters(model) + classifier) / 1e6, digits) == params
+    # Table 5 prints 38.4 for B6, but table 8 prints 38.9 for the same model. The count agrees with table 8.
+    assert round(count_macs(model) / 1e9, 1) == pytest.approx(flops, rel=0.02, abs=0.051)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_table_5(arch):
     ],
 )
 def test_table_3(options, params):
-    model = meta_van(arch="b0", **options)
-    assert round((parameters(model) + 257 * 1000) / 1e6, 1) == params
+    model = build_meta_van(arch="b0", **options)
+    assert round((count_parameters(model) + 257 * 1000) / 1e6, 1) == params
     assert model(torch.zeros(1, 3, 64, 64, device="meta"))[-1].shape == (1, 256, 2, 2)
 
 
 @pytest.mark.parametrize(("k", "d", "params"), [(7, 2, 4.03), (14, 3, 4.07), (21, 3, 4.11), (28, 4, 4.14)])
 def test_table_6(k, d, params):
-    model = meta_van(arch="b0", kernel_size=k, dilation=d)
-    assert round((parameters(model) + 257 * 1000) / 1e6, 2) == params
+    model = build_meta_van(arch="b0", kernel_size=k, dilation=d)
+    assert round((count_parameters(model) + 257 * 1000) / 1e6, 2) == params
     assert model(torch.zeros(1, 3, 96, 96, device="meta"))[0].shape == (1, 32, 24, 24)
 
 
@@ -92,20 +92,20 @@ def test_equals_mmpretrain(arch):
     from mmpretrain.models import VAN as Reference
 
     torch.manual_seed(0)
-    ours = VAN(arch=arch)
-    ours.init_weights()
-    for module in ours.modules():  # norms that do something
+    model = VAN(arch=arch)
+    model.init_weights()
+    for module in model.modules():  # give the norms an effect
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    # The official eps: mmpretrain's default, 1e-5, shows where features are small, as these random ones are.
-    theirs = Reference(arch=arch, out_indices=(0, 1, 2, 3), norm_cfg=dict(type="LN", eps=1e-6))
-    theirs.load_state_dict({to_mmpretrain(key): value for key, value in ours.state_dict().items()})
-    ours.eval()
-    theirs.eval()
+    # The official eps. mmpretrain's default, 1e-5, changes the result because these random features are small.
+    reference = Reference(arch=arch, out_indices=(0, 1, 2, 3), norm_cfg=dict(type="LN", eps=1e-6))
+    reference.load_state_dict({to_mmpretrain(key): value for key, value in model.state_dict().items()})
+    model.eval()
+    reference.eval()
     x = torch.randn(1, 3, 100, 68)
     with torch.no_grad():
-        for a, b in zip(ours(x), theirs(x), strict=True):
+        for a, b in zip(model(x), reference(x), strict=True):
             assert a.shape == b.shape
             assert (a - b).norm() / b.norm() < 1e-5
 
@@ -113,16 +113,16 @@ def test_equals_mmpretrain(arch):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 47), (9, 64)])
 @pytest.mark.parametrize(("kernel", "dilation"), [(7, 3), (5, 3), (4, 2), (4, 3), (7, 4), (3, 1), (5, 1)])
 def test_depthwise_conv_equals_stock(height, width, kernel, dilation, monkeypatch):
-    """The way without compiled kernels."""
+    """Without compiled kernels, the convolution equals nn.Conv2d, gradients included."""
     monkeypatch.setattr(library, "is_loaded", False)
     torch.manual_seed(0)
     conv = DepthwiseConv2d(6, kernel, dilation)
     x = torch.randn(2, 6, height, width)
-    ours, theirs = conv(x), torch.nn.Conv2d.forward(conv, x)
-    assert ours.shape == x.shape
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    out, expected = conv(x), torch.nn.Conv2d.forward(conv, x)
+    assert out.shape == x.shape
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
 
-    conv, x = conv.double(), x.double().requires_grad_()  # sums in another order differ by 1e-15 here
+    conv, x = conv.double(), x.double().requires_grad_()  # only rounding errors of 1e-15 remain
     weight = torch.randn_like(x)
     grads = [
         torch.autograd.grad((out * weight).sum(), (x, conv.weight, conv.bias))
@@ -131,7 +131,7 @@ def test_depthwise_conv_equals_stock(height, width, kernel, dilation, monkeypatc
     torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
 
 
-def test_ways_of_convolving(monkeypatch):
+def test_choice_of_algorithm(monkeypatch):
     x = torch.zeros(1, 16, 4, 4)
     conv, dilated, even = DepthwiseConv2d(16, 5), DepthwiseConv2d(16, 7, 3), DepthwiseConv2d(16, 4, 2)
     monkeypatch.setattr(library, "is_loaded", load_library() or pytest.skip("the kernels are not compiled"))
@@ -221,7 +221,7 @@ def test_with_cp_gives_the_same_gradients():
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_initialisation_is_the_official():
+def test_initialization_equals_the_official():
     torch.manual_seed(0)
     model = VAN(arch="b0")
     model.init_weights()
@@ -233,7 +233,7 @@ def test_initialisation_is_the_official():
 
 
 def test_official_parameter_names():
-    keys = set(meta_van(arch="b0").state_dict())
+    keys = set(build_meta_van(arch="b0").state_dict())
     for key in (
         "patch_embed1.proj.weight",
         "patch_embed4.norm.running_var",

@@ -1,4 +1,4 @@
-"""Folding changes nothing but speed."""
+"""A folded model gives the same output."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ VARIANTS = [
 
 
 def stir_norms(model: nn.Module) -> nn.Module:
-    """Give every BatchNorm statistics as training would."""
+    """Randomize the running statistics of every BatchNorm."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.running_mean.normal_(0, 0.3)
@@ -33,8 +33,8 @@ def stir_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def trained(**options) -> VAN:
-    """A small VAN whose norms, LayerScale and biases all do something."""
+def make_van(**options) -> VAN:
+    """Build a small VAN whose norms, LayerScale and biases are random, so that all affect the output."""
     torch.manual_seed(0)
     model = VAN(**{"arch": SMALL, **options})
     model.init_weights()
@@ -47,24 +47,24 @@ def trained(**options) -> VAN:
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @torch.no_grad()
-def test_equals(options):
-    model, x = trained(**options), torch.randn(1, 3, 111, 79)
+def test_folded_equals_original(options):
+    model, x = make_van(**options), torch.randn(1, 3, 111, 79)
     before = model(x)
     assert fold(model) is model
     for a, b in zip(model(x), before, strict=True):
         assert (a - b).norm() < 1e-5 * b.norm()
-    left = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, Block))]
-    assert ("norm_cfg" in options) == bool(left)
+    remaining = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, Block))]
+    assert ("norm_cfg" in options) == bool(remaining)
 
 
-def test_refuses_training():
+def test_training_mode_raises():
     with pytest.raises(ValueError, match="eval"):
         fold(VAN(arch=SMALL))
 
 
 @torch.no_grad()
 def test_whole_model():
-    """A segmentor's heads fold too."""
+    """The heads of a segmentor are folded too."""
     from mmengine.registry import MODELS, init_default_scope
 
     from van_mm import get_config

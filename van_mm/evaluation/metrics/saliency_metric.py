@@ -12,22 +12,36 @@ from mmengine.evaluator import BaseMetric
 from van_mm.registry import METRICS
 
 BETA_SQUARED = 0.3  # weights precision above recall in F-measures, as is usual in salient object detection
+# The 50 thresholds of EDN's release, 1/51 to 50/51 (saleval.py:11).
+EDN_THRESHOLDS = np.linspace(1 / 51, 50 / 51, 50, dtype=np.float32)
 
 
 @METRICS.register_module()
 class SaliencyMetric(BaseMetric):
     """F-measures, MAE, S-measure and E-measure of saliency maps, for each data set separately.
 
-    Maps are compared at the size of the image file. They are rounded to 8 bits, as in a PNG, and pysodmetrics stretches
-    them to the full range. The metrics are named ``<subset>/<name>`` and range from 0 to 1:
+    Maps are compared at the size of the image file, by two protocols. The metrics are named ``<subset>/<name>`` and
+    range from 0 to 1.
+
+    By the protocol of pysodmetrics, maps are rounded to 8 bits, as in a PNG, and each map is stretched to the full
+    range:
 
     - ``F_max``: the F-measure (beta^2 = 0.3) averaged over the images at each of 256 thresholds, then its maximum.
     - ``F_max_PR``: precision and recall averaged over the images at each threshold, then the maximum of the F-measure
-      of these averages, as in EDN's release (saleval.py).
+      of these averages.
     - ``F_weighted``: the weighted F-measure (beta^2 = 1).
     - ``MAE``: the mean absolute error.
     - ``S_measure``: the structure measure (alpha = 0.5).
     - ``E_max``: the enhanced-alignment measure averaged over the images at each threshold, then its maximum.
+
+    By the protocol of EDN's release (saleval.py), maps are neither rounded nor stretched:
+
+    - ``F_max_EDN``: precision and recall averaged over the images at each of 50 thresholds from 1/51 to 50/51, then the
+      maximum of the F-measure (beta^2 = 0.3) of these averages. A pixel is salient if it is above the threshold.
+    - ``MAE_EDN``: the mean absolute error.
+
+    Two details of the release differ. It keeps gray masks gray, which matters only if a mask is not black and white. It
+    enlarges the sigmoid of the logits to the size of the image file, while mmsegmentation enlarges the logits.
 
     Args:
         output_dir (str, optional): Folder for the maps, which are written to ``<subset>/<image>.png``. By default no
@@ -48,13 +62,15 @@ class SaliencyMetric(BaseMetric):
                 of 0 and 1, ``subset`` and ``img_path``.
         """
         for sample in data_samples:
-            saliency = (sample["seg_logits"]["data"][0].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+            raw = sample["seg_logits"]["data"][0].float().clamp(0, 1)
+            saliency = (raw * 255).round().byte().cpu().numpy()
             truth = sample["gt_sem_seg"]["data"][0].byte().cpu().numpy() * 255
             if self.output_dir:
                 file = Path(self.output_dir, sample["subset"], f"{Path(sample['img_path']).stem}.png")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(file), saliency)
-            self.results.append((sample["subset"], measure_saliency(saliency, truth)))
+            measured = measure_saliency(saliency, truth) | measure_saliency_edn(raw.cpu().numpy(), truth > 0)
+            self.results.append((sample["subset"], measured))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the metrics of each data set; curves are averaged over the images before the maximum is taken."""
@@ -64,9 +80,10 @@ class SaliencyMetric(BaseMetric):
         metrics = {}
         for subset, rows in by_subset.items():
             mean = {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]}
-            precision, recall = mean.pop("precision"), mean.pop("recall")
-            denominator = np.maximum(BETA_SQUARED * precision + recall, np.finfo(float).tiny)
-            mean["F_max_PR"] = (1 + BETA_SQUARED) * precision * recall / denominator
+            for name, suffix in (("F_max_PR", ""), ("F_max_EDN", "_EDN")):
+                precision, recall = mean.pop(f"precision{suffix}"), mean.pop(f"recall{suffix}")
+                denominator = np.maximum(BETA_SQUARED * precision + recall, np.finfo(float).tiny)
+                mean[name] = (1 + BETA_SQUARED) * precision * recall / denominator
             metrics |= {f"{subset}/{name}": float(np.max(value)) for name, value in mean.items()}
         return metrics
 
@@ -94,4 +111,25 @@ def measure_saliency(saliency: np.ndarray, truth: np.ndarray) -> dict[str, float
         "MAE": results["MAE"]["mae"],
         "S_measure": results["S_measure"]["sm"],
         "E_max": results["E"]["em"]["curve"],
+    }
+
+
+def measure_saliency_edn(saliency: np.ndarray, truth: np.ndarray) -> dict[str, float | np.ndarray]:
+    """Return precision and recall at EDN's 50 thresholds (50,), and the mean absolute error, of one map.
+
+    Args:
+        saliency (np.ndarray): The map (H, W) from 0 to 1, float32.
+        truth (np.ndarray): The mask (H, W), bool.
+    """
+    # A pixel is salient at as many thresholds as are below its value. Counting the pixels by this number, from the
+    # highest threshold down, gives the pixels that are salient at each threshold.
+    passed = np.searchsorted(EDN_THRESHOLDS, saliency.ravel(), side="left")
+    length = len(EDN_THRESHOLDS) + 1
+    found, hits = (
+        np.bincount(counted, minlength=length)[:0:-1].cumsum()[::-1] for counted in (passed, passed[truth.ravel()])
+    )
+    return {
+        "precision_EDN": hits / np.maximum(found, 1),  # 0 where no pixel is salient, as in the release
+        "recall_EDN": hits / max(truth.sum(), 1),
+        "MAE_EDN": np.abs(saliency - truth).mean(dtype=float),
     }

@@ -24,11 +24,13 @@ class SCPC(nn.Module):
         channels (int): C of the (N, C, H, W) input and output.
         dilations (Sequence[int]): Dilation of each 3x3 convolution.
         norm_cfg (dict): Norm after each convolution.
+        base_width (int): Channels of each group if ``channels`` is 64. They grow in proportion to ``channels``, rounded
+            down. Defaults to 24.
     """
 
-    def __init__(self, channels: int, dilations: Sequence[int], norm_cfg: dict) -> None:
+    def __init__(self, channels: int, dilations: Sequence[int], norm_cfg: dict, base_width: int = 24) -> None:
         super().__init__()
-        width = channels * 3 // 8
+        width = channels * base_width // 64
         self.split = ConvModule(channels, len(dilations) * width, 1, norm_cfg=norm_cfg)
         self.branches = nn.ModuleList(
             ConvModule(width, width, 3, padding=dilation, dilation=dilation, norm_cfg=norm_cfg)
@@ -48,10 +50,14 @@ class EDNHead(BaseDecodeHead):
 
     The four backbone stages at strides 4 to 32 and the two added stages at strides 64 and 128 make six levels. The
     decoder computes one feature map for each level. The losses supervise predictions from the five finest maps, at
-    strides 4 to 64, with equal weights. The map at stride 128 has only 3x3 pixels for a 384x384 image, so it serves as
-    a global description for the next level and predicts nothing itself. EDN's VGG, whose first stage has stride 1,
-    supervises its five finest levels, strides 1 to 16, in the same way. The final saliency map is the prediction at
-    stride 4.
+    strides 4 to 64, with equal weights (scripts/train.py:37-43 of the release). The map at stride 128 has only 3x3
+    pixels for a 384x384 image, so it serves as a global description for the next level and predicts nothing itself.
+    EDN's VGG, whose first stage has stride 1 (models/vgg.py:54), supervises its five finest levels, strides 1 to 16, in
+    the same way. The final saliency map is the prediction at stride 4.
+
+    The layers are those of the release with its P2T-Small backbone, with two exceptions that change no result: the
+    convolutions have no bias, because the batch norm after them cancels it, and the pooling of the added stages rounds
+    sizes up, so that maps with an odd side work too.
 
     Args:
         in_channels (Sequence[int]): Channels of the backbone's four stages.
@@ -61,12 +67,15 @@ class EDNHead(BaseDecodeHead):
         extra_channels (int): Channels of the two added stages. Defaults to 256, as in the release for P2T-Small.
         dilations (Sequence[Sequence[int]]): Dilations of the SCPC blocks at the six levels, finest first. The default
             comes from the release. It decreases toward the coarse levels, whose maps are small.
+        base_widths (Sequence[int]): Base widths of the SCPC blocks at the six levels, finest first: each of the four
+            convolutions of a block has ``channels * base_width // 64`` channels. The default comes from the release,
+            where 32 at the finest level gives 16 of 32 channels (models/model.py:189).
         norm_cfg (dict, optional): Norm of all convolutions. Defaults to ``dict(type='SyncBN', requires_grad=True)``.
         loss_decode (Sequence[dict]): Losses of each prediction. Defaults to binary cross-entropy and Dice loss.
         **kwargs: Arguments of mmsegmentation's ``BaseDecodeHead``.
 
     Raises:
-        ValueError: If the lengths of ``channels`` and ``dilations`` differ from the number of levels.
+        ValueError: If the lengths of ``channels``, ``dilations`` and ``base_widths`` differ from the number of levels.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class EDNHead(BaseDecodeHead):
         channels: Sequence[int] = (32, 64, 128, 256, 128, 128),
         extra_channels: int = 256,
         dilations: Sequence[Sequence[int]] = (*[(1, 2, 4, 8)] * 2, *[(1, 2, 3, 4)] * 2, *[(1, 1, 1, 1)] * 2),
+        base_widths: Sequence[int] = (32, 24, 24, 24, 24, 24),
         norm_cfg: dict | None = None,
         loss_decode: Sequence[dict] = (
             dict(type="CrossEntropyLoss", use_sigmoid=True),
@@ -83,10 +93,11 @@ class EDNHead(BaseDecodeHead):
         **kwargs,
     ) -> None:
         levels = [*in_channels, extra_channels, extra_channels]
-        if not len(levels) == len(channels) == len(dilations):
+        if not len(levels) == len(channels) == len(dilations) == len(base_widths):
             raise ValueError(
-                f"EDNHead has two levels more than in_channels, {len(levels)}; got {len(channels)} channels and "
-                f"{len(dilations)} dilations. Set channels and dilations to one entry for each level."
+                f"EDNHead has two levels more than in_channels, {len(levels)}; got {len(channels)} channels, "
+                f"{len(dilations)} dilations and {len(base_widths)} base_widths. Set channels, dilations and "
+                "base_widths to one entry for each level."
             )
         norm_cfg = norm_cfg or dict(type="SyncBN", requires_grad=True)
         super().__init__(
@@ -120,8 +131,8 @@ class EDNHead(BaseDecodeHead):
             for below, width in zip(channels[1:], channels[:-1], strict=True)
         )
         self.fusions = nn.ModuleList(
-            nn.Sequential(SCPC(width, steps, norm_cfg), SCPC(width, steps, norm_cfg))
-            for width, steps in zip(channels, dilations, strict=True)
+            nn.Sequential(*(SCPC(width, steps, norm_cfg, base_width) for _ in range(2)))
+            for width, steps, base_width in zip(channels, dilations, base_widths, strict=True)
         )
         # BaseDecodeHead's conv_seg predicts from the finest level, these from the next four.
         self.side_predictions = nn.ModuleList(nn.Conv2d(width, self.out_channels, 1) for width in channels[1:-1])
