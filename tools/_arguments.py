@@ -7,8 +7,11 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import DictAction
+
+CONFIG_HELP = "a config file, a name below configs/, or an upstream name (mmdet::...)"
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -39,6 +42,13 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     demo.add_argument("--demo-iters", type=int, metavar="N", help="optimizer steps instead of the demo's own")
     demo.add_argument(
         "--demo-root", default="data/demo", metavar="DIR", help="folder of the generated data (default: %(default)s)"
+    )
+
+
+def add_out_argument(parser: ArgumentParser, default: str) -> None:
+    """Add the flag of the PNG file that a tool writes."""
+    parser.add_argument(
+        "--out", type=Path, default=Path(default), metavar="FILE.png", help="file to write (default: %(default)s)"
     )
 
 

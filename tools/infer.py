@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from _arguments import add_config_arguments, load_config
+from _arguments import CONFIG_HELP, add_config_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, or quoted patterns")
     parser.add_argument(

@@ -7,12 +7,12 @@ python tools/test.py configs/seg/upernet_van_b2.py work_dirs/upernet_van_b2/iter
 import argparse
 from pathlib import Path
 
-from _arguments import add_common_arguments, load_config
+from _arguments import CONFIG_HELP, add_common_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--work-dir", help="folder of the log and the metrics (default: work_dirs/<config>)")
     parser.add_argument(

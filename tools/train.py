@@ -7,12 +7,12 @@ python tools/train.py configs/seg/upernet_van_b2.py --demo     # needs neither a
 
 import argparse
 
-from _arguments import add_common_arguments, load_config
+from _arguments import CONFIG_HELP, add_common_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("--work-dir", help="folder of logs and checkpoints (default: work_dirs/<config>)")
     parser.add_argument(
         "--resume",

@@ -78,14 +78,12 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from van_mm.analysis.backbones import BACKBONE_NAMES
+    from van_mm.analysis.backbones import check_backbone_names
     from van_mm.apis.configs import find_config
     from van_mm.ops import library
     from van_mm.utils.errors import UserError, wrap_device_errors
 
-    unknown = set(args.backbones) - set(BACKBONE_NAMES)
-    if unknown:
-        raise UserError(f"--backbones: no {', '.join(sorted(unknown))}. Choose from {', '.join(BACKBONE_NAMES)}.")
+    check_backbone_names(args.backbones)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is visible")
     with wrap_device_errors(args.device):

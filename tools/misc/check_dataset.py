@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
+from _arguments import CONFIG_HELP, add_config_arguments, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("config", help=CONFIG_HELP)
     splits = ("train", "val", "test")
     parser.add_argument("--splits", nargs="+", choices=splits, default=splits, help="splits to check (default: all)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the number of cores)")

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_common_arguments, load_config  # noqa: E402  found through the line above
+from _arguments import CONFIG_HELP, add_common_arguments, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument("--work-dir", help="folder of the log (default: work_dirs/<config>)")
     add_common_arguments(parser)
     return parser.parse_args()

@@ -81,13 +81,14 @@ def main(args: argparse.Namespace) -> None:
 
 def list_upstream_configs(patterns: list[str]) -> list[str]:
     """Return the names of the installed codebases' configs that match a pattern, without ``_base_`` configs."""
+    from van_mm.apis.configs import list_config_files
     from van_mm.utils.codebases import CODEBASES, find_upstream_config_dir
 
     names = []
     for codebase in CODEBASES:
         if root := find_upstream_config_dir(codebase):
-            files = sorted(file.relative_to(root) for file in root.rglob("*.py") if "_base_" not in file.parts)
-            names += [f"{codebase}::{file.as_posix()}" for file in files if file.parts[0][0] != "_"]
+            files = [file for file in list_config_files(root) if file.parts[0][0] != "_"]
+            names += [f"{codebase}::{file.as_posix()}" for file in files]
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
+from _arguments import CONFIG_HELP, add_config_arguments, add_out_argument, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, a name below configs/, or an upstream name (mmdet::...)")
+    parser.add_argument("config", help=CONFIG_HELP)
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="train", help="split to show (default: %(default)s)"
     )
@@ -29,9 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of --shuffle and of the augmentation (default: %(default)s)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("dataset.png"), metavar="FILE.png", help="file to write (default: %(default)s)"
-    )
+    add_out_argument(parser, "dataset.png")
     add_config_arguments(parser)
     return parser.parse_args()
 

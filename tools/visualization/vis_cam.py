@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments, load_models  # noqa: E402  found through the line above
+from _arguments import add_config_arguments, add_out_argument, load_models  # noqa: E402  found through the line above
 
 METHODS = [
     "gradcam",
@@ -51,9 +51,7 @@ def parse_args() -> argparse.Namespace:
         help="module whose activations are used, such as backbone.block3.4 (default: the last before the final norm)",
     )
     parser.add_argument("--size", type=int, help="side in pixels to resize images to (default: the config's size)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("cam.png"), metavar="FILE.png", help="file to write (default: %(default)s)"
-    )
+    add_out_argument(parser, "cam.png")
     add_config_arguments(parser)
     return parser.parse_args()
 

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments, load_models  # noqa: E402  found through the line above
+from _arguments import add_config_arguments, add_out_argument, load_models  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,9 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--size", type=int, default=1120, help="side of the images in pixels (default: %(default)s, as in figure 8)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("erf.png"), metavar="FILE.png", help="file to write (default: %(default)s)"
-    )
+    add_out_argument(parser, "erf.png")
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -62,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from van_mm.analysis.backbones import BACKBONE_NAMES, build_backbone
+    from van_mm.analysis.backbones import BACKBONE_NAMES, build_backbone, check_backbone_names
     from van_mm.utils.errors import UserError
     from van_mm.visualization.erf import SHARES, compute_area_shares, compute_receptive_field, to_log_scale
     from van_mm.visualization.figures import colormaps, save_image_grid
@@ -73,9 +71,7 @@ def main(args: argparse.Namespace) -> None:
         )
     if args.num < 1 or args.size < 32:
         raise UserError("--num must be at least 1, and --size at least 32")
-    unknown = set(args.backbones) - set(BACKBONE_NAMES)
-    if unknown:
-        raise UserError(f"--backbones: no {', '.join(sorted(unknown))}. Choose from {', '.join(BACKBONE_NAMES)}.")
+    check_backbone_names(args.backbones)
     images = load_images(args.inputs, args.num, args.size)
     networks = {name: (build_backbone(name), None) for name in args.backbones}
     for (name, _), (_, model) in zip(args.model, load_models(args, args.model), strict=True):

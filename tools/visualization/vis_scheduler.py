@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
+from _arguments import add_config_arguments, add_out_argument, load_config  # noqa: E402  found through the line above
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,13 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--samples", type=int, help="number of training samples (default: known for the suite's data sets)"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("schedule.png"),
-        metavar="FILE.png",
-        help="file to write (default: %(default)s)",
-    )
+    add_out_argument(parser, "schedule.png")
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -38,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from van_mm.analysis.schedule import count_steps_per_epoch, trace_schedule
     from van_mm.utils.errors import UserError
 
-    if 0 in (args.gpus, args.samples) or min(args.gpus or 1, args.samples or 1) < 1:
+    if any(number is not None and number < 1 for number in (args.gpus, args.samples)):
         raise UserError("--gpus and --samples must be at least 1")
     runs = {}
     for name in args.configs:

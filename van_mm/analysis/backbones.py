@@ -1,9 +1,15 @@
 """Build backbones by name: the sizes of VAN, and the networks that the paper compares them with."""
 
+from collections.abc import Sequence
+
 import torch
+from mmengine.registry import MODELS
 from torch import nn
 
-VAN_ARCHS = tuple(f"b{i}" for i in range(7))
+from van_mm.models.backbones.van import ARCH_SETTINGS, VAN
+from van_mm.utils.errors import UserError
+
+VAN_ARCHS = tuple(ARCH_SETTINGS)
 COMPARED_BACKBONES = {
     "swin-t": dict(type="mmpretrain.SwinTransformer", arch="tiny"),
     "swin-s": dict(type="mmpretrain.SwinTransformer", arch="small"),
@@ -15,6 +21,13 @@ COMPARED_BACKBONES = {
     "resnet-101": dict(type="mmpretrain.ResNet", depth=101),
 }
 BACKBONE_NAMES = (*VAN_ARCHS, *COMPARED_BACKBONES)
+
+
+def check_backbone_names(names: Sequence[str]) -> None:
+    """Raise a :class:`UserError` if one of the names that ``--backbones`` lists is not in ``BACKBONE_NAMES``."""
+    unknown = set(names) - set(BACKBONE_NAMES)
+    if unknown:
+        raise UserError(f"--backbones: no {', '.join(sorted(unknown))}. Choose from {', '.join(BACKBONE_NAMES)}.")
 
 
 def build_backbone(name: str) -> nn.Module:
@@ -33,10 +46,6 @@ def build_backbone(name: str) -> nn.Module:
         >>> [tuple(out.shape) for out in build_backbone("resnet-50")(torch.rand(1, 3, 224, 224))]
         [(1, 256, 56, 56), (1, 512, 28, 28), (1, 1024, 14, 14), (1, 2048, 7, 7)]
     """
-    from mmengine.registry import MODELS
-
-    from van_mm.models import VAN
-
     torch.manual_seed(0)
     if name in VAN_ARCHS:
         backbone = VAN(name)

@@ -32,10 +32,13 @@ def list_configs(pattern: str = "*") -> list[str]:
         >>> list_configs("seg/semantic_fpn_*")
         ['seg/semantic_fpn_van_b0', 'seg/semantic_fpn_van_b1', 'seg/semantic_fpn_van_b2', 'seg/semantic_fpn_van_b3']
     """
-    names = (
-        path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.rglob("*.py") if "_base_" not in path.parts
-    )
-    return sorted(name.as_posix() for name in names if fnmatch(name.as_posix(), pattern))
+    names = (file.with_suffix("").as_posix() for file in list_config_files(CONFIG_DIR))
+    return sorted(name for name in names if fnmatch(name, pattern))
+
+
+def list_config_files(root: Path) -> list[Path]:
+    """Return the sorted paths of the configs below a folder, relative to it and without those in ``_base_`` folders."""
+    return sorted(path.relative_to(root) for path in root.rglob("*.py") if "_base_" not in path.parts)
 
 
 def find_config(name: str) -> str:
@@ -93,7 +96,7 @@ def find_upstream_config(name: str) -> str:
     for path in (root / file, root / f"{file}.py"):
         if path.is_file():
             return str(path)
-    names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.py") if "_base_" not in path.parts}
+    names = {path.stem: path.as_posix() for path in list_config_files(root)}
     similar = [f"{codebase}::{names[stem]}" for stem in get_close_matches(Path(file).stem, names, n=3, cutoff=0.4)]
     raise ConfigNotFoundError(f"no config '{name}'." + (f" Did you mean {', '.join(similar)}?" if similar else ""))
 

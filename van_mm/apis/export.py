@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from van_mm.models import fold
+from van_mm.visualization.model_inputs import converts_to_rgb
 
 OUTPUT_NAMES = {"mmpretrain": "scores", "mmseg": "logits", "mmpose": "heatmaps", "mmdet": "level"}
 
@@ -26,8 +27,7 @@ class DeployedModel(nn.Module):
         super().__init__()
         self.codebase = codebase
         preprocessor = model.data_preprocessor
-        names = ("to_rgb", "channel_conversion", "_channel_conversion")  # of mmpretrain, mmseg and mmengine
-        self.to_rgb = any(getattr(preprocessor, name, False) for name in names)
+        self.to_rgb = converts_to_rgb(preprocessor)
         self.register_buffer("mean", preprocessor.mean.float().view(-1, 1, 1).clone())
         self.register_buffer("std", preprocessor.std.float().view(-1, 1, 1).clone())
         self.model = copy.deepcopy(model).eval()

@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from van_mm.models.utils.autocast import autocast_backbone
 from van_mm.utils.config_walk import iter_dicts
 from van_mm.utils.errors import UserError
 from van_mm.utils.image_files import read_image
@@ -170,25 +171,12 @@ class Inferencer:
                     samples_of_image[i].append(sample)
         return [self._merge_samples(samples) for samples in samples_of_image]
 
-    @contextlib.contextmanager
-    def _autocast_backbone(self):
-        """Use autocast for the backbone alone, because mmcv's operators and some heads do not support bfloat16."""
+    def _autocast_backbone(self) -> contextlib.AbstractContextManager:
+        """Return a context in which the backbone runs in mixed precision, if ``amp`` asks for it."""
         if not self.amp:
-            yield
-            return
-        device = next(self.model.parameters()).device.type
-        dtype = torch.float16 if device == "cuda" else torch.bfloat16
-        forward = self.model.backbone.forward
-
-        def forward_with_autocast(images):
-            with torch.autocast(device, dtype):
-                return tuple(out.float() for out in forward(images))
-
-        self.model.backbone.forward = forward_with_autocast
-        try:
-            yield
-        finally:
-            del self.model.backbone.forward
+            return contextlib.nullcontext()
+        on_gpu = next(self.model.parameters()).is_cuda
+        return autocast_backbone(self.model.backbone, torch.float16 if on_gpu else torch.bfloat16)
 
     def _merge_samples(self, samples: list[BaseDataElement]) -> BaseDataElement:
         """Merge the samples of an image, which in pose estimation are one for each person."""

@@ -45,6 +45,7 @@ HUGGINGFACE_TO_OFFICIAL = [
 BACKBONE_KEY = re.compile(r"^(?:patch_embed|block|norm)\d+\.")
 HEAD_KEY = re.compile(r"^(?:head|head\.fc|classifier)\.(weight|bias)$")  # official, MMLab, Hugging Face
 UNUSED_KEY = re.compile(r"^(?:van\.)?layernorm\.")  # a norm of Hugging Face's VanModel that is never called
+NO_VAN_WEIGHTS = "it holds no VAN weights: no key is a VAN's, in any of the known layouts"
 
 
 def to_official_key(key: str) -> str:
@@ -117,7 +118,7 @@ def rename_backbone_keys(backbone: Module, state_dict: dict, prefix: str, *_) ->
     if prefix:
         weights |= rest  # below the prefix of a backbone there should be nothing else
     if not weights:
-        raise WeightsError("it holds no VAN weights: no key is a VAN's, in any of the known layouts")
+        raise WeightsError(NO_VAN_WEIGHTS)
     own = backbone.state_dict()
     problems = find_mismatches(own, weights)
     if problems:
@@ -129,15 +130,15 @@ def rename_backbone_keys(backbone: Module, state_dict: dict, prefix: str, *_) ->
     state_dict |= {prefix + key: value for key, value in weights.items()}
 
 
-def rename_model_keys(model: Module, name: str, state_dict: dict, prefix: str) -> None:
-    """Rename the keys of a backbone's or classifier's file for a model that has the VAN as its child, in place.
+def rename_model_keys(name: str, model: Module, state_dict: dict, prefix: str, *_) -> None:
+    """Pre-hook of ``load_state_dict`` of a VAN's parent: rename the keys of a bare backbone or classifier, in place.
 
-    Files of the authors and of Hugging Face have no ``backbone.`` before the keys of the backbone, so
+    The files of the authors and of Hugging Face have no ``backbone.`` before the keys of the backbone, so
     ``load_state_dict`` would not pass them to it. A state dict that has the model's own keys stays as it is.
 
     Args:
-        model (Module): The parent of the VAN.
-        name (str): The VAN's name in it, usually ``'backbone'``.
+        name (str): The VAN's name in its parent, usually ``'backbone'``.
+        model (Module): The parent, which PyTorch passes to every such hook.
         state_dict (dict): What is being loaded.
         prefix (str): Of the model in ``state_dict``.
     """
@@ -182,8 +183,13 @@ def find_mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[
         ],
     }
     found = [f"{len(keys)} {kind} ({format_keys(keys)})" for kind, keys in kinds.items() if keys]
-    bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    bad = find_nonfinite(weights)
     return found + ([f"{len(bad)} with NaN or infinite values ({format_keys(bad)})"] if bad else [])
+
+
+def find_nonfinite(weights: dict[str, Tensor]) -> list[str]:
+    """Return the keys of the tensors that have NaN or infinite values."""
+    return [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def to_layout(backbone: dict[str, Tensor], rest: dict[str, Tensor], layout: str) -> dict[str, Tensor]:

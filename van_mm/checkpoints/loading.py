@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from van_mm.checkpoints.io import read_checkpoint
-from van_mm.checkpoints.key_maps import find_mismatches, get_state_dict, rename_model_keys, split_state_dict
+from van_mm.checkpoints.key_maps import (
+    NO_VAN_WEIGHTS,
+    find_mismatches,
+    get_state_dict,
+    rename_model_keys,
+    split_state_dict,
+)
 from van_mm.models.backbones.van import ARCH_SETTINGS, VAN
 from van_mm.utils.errors import UserError, WeightsError
 
@@ -21,11 +27,7 @@ def rename_keys_in_parent(parent: nn.Module, name: str, child: nn.Module) -> Non
     which the files of the authors and of Hugging Face have. Only the parent sees those.
     """
     if isinstance(child, VAN):
-        parent._register_load_state_dict_pre_hook(partial(_rename_keys, name), with_module=True)
-
-
-def _rename_keys(name: str, parent: nn.Module, state_dict: dict, prefix: str, *_) -> None:
-    rename_model_keys(parent, name, state_dict, prefix)
+        parent._register_load_state_dict_pre_hook(partial(rename_model_keys, name), with_module=True)
 
 
 register_module_module_registration_hook(rename_keys_in_parent)
@@ -67,7 +69,7 @@ def match_state_dict(model: nn.Module, checkpoint: dict) -> dict[str, Tensor]:
     """
     backbone, rest = split_state_dict(get_state_dict(checkpoint))
     if not backbone:
-        raise WeightsError("it holds no VAN weights: no key is a VAN's, in any of the known layouts")
+        raise WeightsError(NO_VAN_WEIGHTS)
     van = model if isinstance(model, VAN) else getattr(model, "backbone", None)
     if not isinstance(van, VAN):
         raise WeightsError(f"{type(model).__name__} has no VAN backbone to load into")

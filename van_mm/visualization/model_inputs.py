@@ -28,9 +28,7 @@ def draw_batch(batch: dict, preprocessor: nn.Module, meta: dict, cfg: Config) ->
     """
     mean, std = (getattr(preprocessor, name, default) for name, default in (("mean", 0.0), ("std", 1.0)))
     pixels = (batch["inputs"].float() * std + mean).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    # The attribute of mmdet and mmpose, of mmseg, and of mmpretrain. OpenCV reads images as BGR.
-    is_rgb = getattr(preprocessor, "_channel_conversion", None) or getattr(preprocessor, "channel_conversion", None)
-    is_rgb = is_rgb or getattr(preprocessor, "to_rgb", False)
+    is_rgb = converts_to_rgb(preprocessor)
     images = [np.ascontiguousarray(image if is_rgb else image[..., ::-1]) for image in pixels]
     if cfg.default_scope == "mmpretrain":
         return images
@@ -45,6 +43,12 @@ def draw_batch(batch: dict, preprocessor: nn.Module, meta: dict, cfg: Config) ->
         image = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
         drawn.append(draw_sample(visualizer, image, scale_ground_truth(sample, factor), truth=True))
     return drawn
+
+
+def converts_to_rgb(preprocessor: nn.Module) -> bool:
+    """Return whether a data preprocessor turns images from BGR, as OpenCV reads them, into RGB."""
+    names = ("to_rgb", "channel_conversion", "_channel_conversion")  # of mmpretrain, of mmseg, of mmdet and mmpose
+    return any(getattr(preprocessor, name, False) for name in names)
 
 
 def scale_ground_truth(sample: BaseDataElement, factor: int) -> BaseDataElement:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from van_mm.visualization.figures import make_figure
+from van_mm.visualization.figures import COLORS, make_figure
 
 MIN_HEIGHT = 320  # pixels; smaller images are enlarged so that the text beside them is legible
 MAX_LEGEND_ROWS = 18
@@ -46,7 +46,7 @@ def draw_score_bars(axis: Axes, top: list[dict]) -> None:
     axis.axis("off")
     for row, entry in enumerate(top):
         name = entry["class"] if len(entry["class"]) < 32 else entry["class"][:30] + "…"
-        axis.barh(row + 0.2, entry["score"], 0.3, color="#0072b2" if row == 0 else "#56b4e9")
+        axis.barh(row + 0.2, entry["score"], 0.3, color=COLORS[0] if row == 0 else COLORS[5])
         axis.text(0, row - 0.12, name, va="bottom", fontsize=10)
         axis.text(entry["score"] + 0.02, row + 0.2, f"{entry['score']:.2f}", va="center", fontsize=9)
 

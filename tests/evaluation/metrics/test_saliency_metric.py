@@ -1,7 +1,6 @@
 """SaliencyMetric equals pysodmetrics on the maps that it writes, and values computed by hand."""
 
 import os
-import socket
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from tests.conftest import free_port
 from van_mm.evaluation.metrics.saliency_metric import SaliencyMetric, measure_saliency_edn
 
 
@@ -158,8 +158,5 @@ def evaluate_half(rank, port, out):
 
 
 def test_two_processes(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    multiprocessing.spawn(evaluate_half, (port, tmp_path / "m.pth"), nprocs=2)
+    multiprocessing.spawn(evaluate_half, (str(free_port()), tmp_path / "m.pth"), nprocs=2)
     assert torch.load(tmp_path / "m.pth", weights_only=False) == pytest.approx(evaluate(make_samples()))

@@ -4,6 +4,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 
+from van_mm.checkpoints.key_maps import find_nonfinite
 from van_mm.checkpoints.loading import unwrap_model
 from van_mm.engine.runner.checkpoint_files import find_latest_checkpoint
 from van_mm.registry import HOOKS
@@ -87,11 +88,7 @@ class DivergenceHook(Hook):
         )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        bad_keys = [
-            key
-            for key, value in checkpoint["state_dict"].items()
-            if value.is_floating_point() and not value.isfinite().all()
-        ]
+        bad_keys = find_nonfinite(checkpoint["state_dict"])
         if bad_keys:
             raise UserError(
                 f"{len(bad_keys)} weights of the model are not finite, such as {', '.join(bad_keys[:3])}. No "

@@ -1,7 +1,7 @@
 """Optimizer wrapper for mixed-precision training in bfloat16, with or without a GPU."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -9,6 +9,7 @@ from mmengine.runner.amp import autocast
 from torch import nn
 
 from van_mm.checkpoints.loading import unwrap_model
+from van_mm.models.utils.autocast import autocast_backbone
 from van_mm.registry import OPTIM_WRAPPERS
 
 
@@ -20,8 +21,8 @@ class BFloat16OptimWrapper(OptimWrapper):
     and needs no loss scaling.
 
     Args:
-        backbone_only (bool): Use autocast in the backbone only, and convert its outputs to float32. Some operators of
-            heads do not support bfloat16, for example mmcv's RoIAlign on the CPU. Defaults to False.
+        backbone_only (bool): Use autocast in the backbone only, see
+            :func:`~van_mm.models.utils.autocast.autocast_backbone`. Defaults to False.
         **kwargs: Arguments of mmengine's ``OptimWrapper``.
     """
 
@@ -32,20 +33,9 @@ class BFloat16OptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Enable autocast for a forward pass inside the ``with`` block."""
-        with super().optim_context(model), ExitStack() as stack:
-            if not self.backbone_only:
-                stack.enter_context(autocast(dtype=torch.bfloat16))
-            else:
-                backbone = unwrap_model(model).backbone
-                backbone_autocast = stack.enter_context(ExitStack())  # also left if the backbone raises
-
-                def enter(module: nn.Module, inputs: tuple) -> None:
-                    backbone_autocast.enter_context(autocast(dtype=torch.bfloat16))
-
-                def leave(module: nn.Module, inputs: tuple, outputs: tuple) -> tuple:
-                    backbone_autocast.close()
-                    return tuple(output.float() for output in outputs)
-
-                stack.callback(backbone.register_forward_pre_hook(enter).remove)
-                stack.callback(backbone.register_forward_hook(leave).remove)
+        if self.backbone_only:
+            mixed_precision = autocast_backbone(unwrap_model(model).backbone, torch.bfloat16)
+        else:
+            mixed_precision = autocast(dtype=torch.bfloat16)
+        with super().optim_context(model), mixed_precision:
             yield
