@@ -37,21 +37,24 @@ def main(args: argparse.Namespace) -> int:
 
     from van_mm.apis.run_config import prepare_data
     from van_mm.datasets.bad_samples import iter_datasets
-    from van_mm.datasets.validation import check_dataset_classes
+    from van_mm.datasets.checks.run import find_run_problems
 
     cfg = load_config(args)
     init_default_scope(cfg.default_scope)
     prepare_data(cfg, args.splits, args.demo)
     workers = os.cpu_count() if args.workers is None else args.workers
 
-    problems, checked = [], []
+    problems, checked, datasets = [], [], {}
     for split in args.splits:
         loader = cfg.get(f"{split}_dataloader")
         if not loader or loader.dataset in checked:  # many configs use the same data set for validation and test
             continue
         checked.append(loader.dataset.copy())
         dataset = build_loading_dataset(loader.dataset, split)
-        check_dataset_classes(cfg, dataset, split)
+        datasets[split] = dataset
+    for problem in find_run_problems(cfg, datasets):
+        problems.append(dict(split="", file="", problem=problem.message))
+    for split, dataset in datasets.items():
         for part in iter_datasets(dataset):
             if hasattr(part, "pipeline"):  # wrappers such as ConcatDataset have none
                 problems += find_problems(part, split, workers)
@@ -70,7 +73,7 @@ def build_loading_dataset(dataset_cfg, split: str):
     """Build a data set whose pipeline only loads, and that keeps the samples which training filters out."""
     from mmengine.registry import DATASETS
 
-    from van_mm.datasets.validation import wrap_dataset_errors
+    from van_mm.datasets.checks.run import wrap_dataset_errors
     from van_mm.utils.config_walk import iter_dicts
 
     for node in iter_dicts(dataset_cfg):
@@ -89,7 +92,7 @@ def find_problems(dataset, split: str, workers: int) -> list[dict]:
     from rich.progress import track
     from torch.utils.data import DataLoader
 
-    from van_mm.datasets.validation import find_sample_problems
+    from van_mm.datasets.checks.samples import find_sample_problems
 
     collate = partial(find_batch_problems, find_sample_problems, dataset)
     batches = DataLoader(range(len(dataset)), batch_size=32, num_workers=workers, collate_fn=collate)

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 
 from van_mm.checkpoints.io import MODEL_ZOO_PREFIX, read_checkpoint
 from van_mm.datasets.bad_samples import BAD_SAMPLES_LOG, skip_bad_samples
-from van_mm.datasets.validation import check_dataset_classes, wrap_dataset_errors
+from van_mm.datasets.checks.run import check_run, wrap_dataset_errors
 from van_mm.engine.distributed.processes import rank_zero_first
 from van_mm.engine.hooks.preemption_hook import StopHook
 from van_mm.utils.config_walk import iter_dicts
@@ -97,16 +97,17 @@ def build_datasets(runner, splits: tuple[str, ...], max_bad_data: float = 0.0) -
         UserError: If a data set does not build, is empty, or has other classes than the model.
     """
     order = dict(seed=runner.seed, diff_rank_seed=runner.cfg.get("randomness", {}).get("diff_rank_seed", False))
+    datasets = {}
     for split in splits:
         name = f"_{split}_dataloader"
         if isinstance(getattr(runner, name), dict):
             with wrap_dataset_errors(split, getattr(runner, name).dataset):
                 loader = runner.build_dataloader(getattr(runner, name), **order)
-            check_dataset_classes(runner.cfg, loader.dataset, split)
-            skip_bad_samples(
-                loader.dataset, Path(runner.log_dir, BAD_SAMPLES_LOG), max_bad_data if split == "train" else None
-            )
+            datasets[split] = loader.dataset
             setattr(runner, name, loader)
+    check_run(runner.cfg, datasets)
+    for split, dataset in datasets.items():
+        skip_bad_samples(dataset, Path(runner.log_dir, BAD_SAMPLES_LOG), max_bad_data if split == "train" else None)
 
 
 def check_pretrained_weights(cfg: Config) -> None:

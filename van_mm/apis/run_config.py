@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 
 from van_mm.apis.backbone_swap import swap_backbone, use_paper_optimizer
 from van_mm.apis.configs import find_config, get_experiment_config, get_run_name
-from van_mm.datasets.validation import check_data_files, find_dataset_cfgs
+from van_mm.datasets.checks.files import check_data_files, find_dataset_cfgs
 from van_mm.demo.demo_config import apply_demo
 from van_mm.demo.demo_data import make_demo_data
 from van_mm.engine.distributed.processes import join_job, rank_zero_first

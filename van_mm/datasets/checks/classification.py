@@ -1,0 +1,12 @@
+"""Check the data sets of image classification."""
+
+from collections.abc import Iterator
+
+from mmengine.config import Config
+
+from van_mm.datasets.checks.problem import Problem
+
+
+def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
+    """Yield the problems of a data set with one label per image."""
+    yield from ()

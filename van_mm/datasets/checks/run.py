@@ -1,0 +1,86 @@
+"""Run all checks of the data sets of a run, at the start of a training and in tools/misc/check_dataset.py."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mmengine.config import Config, ConfigDict
+
+from van_mm.datasets.bad_samples import iter_datasets
+from van_mm.datasets.checks import classes, classification, coco, segmentation, settings
+from van_mm.datasets.checks.problem import Problem
+from van_mm.utils.errors import UserError, wrap_build_errors
+
+# Each function yields the problems of one data set that is no wrapper. They read annotation files and the headers of at
+# most a sample of the images, so that they take seconds.
+DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] = (
+    classes.find_problems,
+    coco.find_problems,
+    segmentation.find_problems,
+    classification.find_problems,
+)
+# Each function yields the problems of the config alone, or of several data sets together.
+RUN_CHECKS: tuple[Callable[[Config, dict[str, object]], Iterator[Problem]], ...] = (
+    settings.find_problems,
+    classes.find_split_problems,
+    coco.find_split_problems,
+)
+NO_SAMPLE_MESSAGE = (
+    "the {} data set has no sample: its folder or annotation file is empty, its filter_cfg drops every image, or no "
+    "class of metainfo occurs in it. Check data_root, ann_file, filter_cfg and metainfo"
+)
+
+
+@contextmanager
+def wrap_dataset_errors(split: str, cfg: ConfigDict) -> Iterator[None]:
+    """Turn any error of a data set's constructor into a :class:`UserError`.
+
+    Args:
+        split (str): ``'train'``, ``'val'`` or ``'test'``.
+        cfg (ConfigDict): Config of the data set. The message names its ``data_root`` and ``ann_file``.
+    """
+    paths = ", ".join(str(cfg[key]) for key in ("data_root", "ann_file") if cfg.get(key))
+    try:
+        with wrap_build_errors(f"the {split} data set" + (f" ({paths})" if paths else "")):
+            yield
+    except UserError as error:
+        if "need at least one array" in str(error):  # NumPy's error for a data set of mmengine without samples
+            raise UserError(NO_SAMPLE_MESSAGE.format(split)) from error
+        raise
+
+
+def find_run_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]:
+    """Yield what is wrong with the data sets of a run, and with the settings that have to match them.
+
+    Args:
+        cfg (Config): Config of the experiment.
+        datasets (dict[str, Dataset]): The built data sets by split, of ``'train'``, ``'val'`` and ``'test'``. They may
+            be wrappers: every data set inside them is checked.
+
+    Yields:
+        Problem: Each problem once, in the order of the splits.
+    """
+    for split, dataset in datasets.items():
+        if not len(dataset):
+            yield Problem(NO_SAMPLE_MESSAGE.format(split))
+            continue
+        for part in iter_datasets(dataset):
+            if not (hasattr(part, "dataset") or hasattr(part, "datasets")):
+                for find_problems in DATASET_CHECKS:
+                    yield from find_problems(cfg, part, split)
+    for find_problems in RUN_CHECKS:
+        yield from find_problems(cfg, datasets)
+
+
+def check_run(cfg: Config, datasets: dict[str, object]) -> None:
+    """Print the warnings of :func:`find_run_problems`, and raise if there is an error.
+
+    Raises:
+        UserError: If a problem is an error. The message is that of the first error.
+    """
+    seen = set()
+    for problem in find_run_problems(cfg, datasets):
+        if problem.is_error:
+            raise UserError(problem.message)
+        if problem.message not in seen:
+            seen.add(problem.message)
+            print(f"warning: {problem.message}", flush=True)
