@@ -1,0 +1,3 @@
+"""The version of xtcocotools-lite."""
+
+__version__ = "0.1.0"
