@@ -198,7 +198,7 @@ def predict_images(
     """Predict on images in batches, and write the results. Unreadable files go into ``skipped`` with the reason."""
     import numpy as np
 
-    for batch in iter_batches(files, batch_size, skipped):
+    for batch in iter_batches(files, batch_size, skipped, max(3, predictor.channels)):
         samples = predictor([image for _, image in batch], [find_boxes(file, image) for file, image in batch])
         for (file, image), sample in zip(batch, samples, strict=True):
             target = targets[file]
@@ -210,7 +210,9 @@ def predict_images(
         report(completed=files.index(batch[-1][0]) + 1)
 
 
-def iter_batches(files: list[Path], size: int, skipped: dict[Path, str]) -> Iterator[list[tuple[Path, object]]]:
+def iter_batches(
+    files: list[Path], size: int, skipped: dict[Path, str], channels: int
+) -> Iterator[list[tuple[Path, object]]]:
     """Read images and yield them with their files in batches. Unreadable files go into ``skipped``."""
     from van_mm.utils.errors import UserError
     from van_mm.utils.image_files import read_image
@@ -218,7 +220,7 @@ def iter_batches(files: list[Path], size: int, skipped: dict[Path, str]) -> Iter
     batch = []
     for file in files:
         try:
-            batch.append((file, read_image(file)))
+            batch.append((file, read_image(file, channels)))
         except UserError as error:
             skipped[file] = str(error)
         if len(batch) == size:

@@ -82,12 +82,13 @@ def compare_outputs(deployed, session, height: int, width: int) -> None:
     from van_mm.utils.errors import UserError
 
     for batch, h, w in ((1, height, width), (2, height + 45, max(32, width - 19))):
-        deviation = max(compute_deviations(deployed, session, torch.rand(batch, 3, h, w) * 255))
-        print(f"{batch} x 3 x {h} x {w}: onnxruntime differs by {deviation:.1e} of the largest value")
+        deviation = max(compute_deviations(deployed, session, torch.rand(batch, deployed.channels, h, w) * 255))
+        shape = f"{batch} x {deployed.channels} x {h} x {w}"
+        print(f"{shape}: onnxruntime differs by {deviation:.1e} of the largest value")
         if not deviation <= TOLERANCE:  # also for NaN
             raise UserError(
-                f"onnxruntime differs by {deviation:.1e} at {batch} x 3 x {h} x {w}, which is more than "
-                f"{TOLERANCE:.0e}. No file was written."
+                f"onnxruntime differs by {deviation:.1e} at {shape}, which is more than {TOLERANCE:.0e}. "
+                "No file was written."
             )
 
 
@@ -99,7 +100,7 @@ def measure_latency(deployed, session, height: int, width: int) -> tuple[float, 
 
     from van_mm.analysis.benchmarking import make_inference_call, time_alternately
 
-    images = torch.rand(1, 3, height, width) * 255
+    images = torch.rand(1, deployed.channels, height, width) * 255
     calls = dict(
         torch=make_inference_call(deployed, images, torch.float32),
         onnx=lambda: session.run(None, {"images": images.numpy()}),

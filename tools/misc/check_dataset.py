@@ -38,26 +38,28 @@ def main(args: argparse.Namespace) -> int:
     from van_mm.apis.run_config import prepare_data
     from van_mm.datasets.bad_samples import iter_datasets
     from van_mm.datasets.checks.run import find_run_problems
+    from van_mm.datasets.checks.segmentation import get_ignored_labels
 
     cfg = load_config(args)
     init_default_scope(cfg.default_scope)
     prepare_data(cfg, args.splits, args.demo)
     workers = os.cpu_count() if args.workers is None else args.workers
 
-    problems, checked, datasets = [], [], {}
+    problems, built, datasets = [], [], {}
     for split in args.splits:
         loader = cfg.get(f"{split}_dataloader")
-        if not loader or loader.dataset in checked:  # many configs use the same data set for validation and test
+        if not loader:
             continue
-        checked.append(loader.dataset.copy())
-        dataset = build_loading_dataset(loader.dataset, split)
-        datasets[split] = dataset
+        datasets[split] = next((dataset for _, dataset_cfg, dataset in built if dataset_cfg == loader.dataset), None)
+        if datasets[split] is None:  # many configs use the same data set for validation and test
+            datasets[split] = build_loading_dataset(loader.dataset, split)
+            built.append((split, loader.dataset, datasets[split]))
     for problem in find_run_problems(cfg, datasets):
         problems.append(dict(split="", file="", problem=problem.message))
-    for split, dataset in datasets.items():
+    for split, _, dataset in built:
         for part in iter_datasets(dataset):
-            if hasattr(part, "pipeline"):  # wrappers such as ConcatDataset have none
-                problems += find_problems(part, split, workers)
+            if not (hasattr(part, "dataset") or hasattr(part, "datasets")):  # samples are those of the wrapped sets
+                problems += find_problems(part, split, workers, get_ignored_labels(cfg))
 
     for problem in problems[: args.show]:
         print(f"{problem['split']}: {problem['file']}: {problem['problem']}")
@@ -71,21 +73,33 @@ def main(args: argparse.Namespace) -> int:
 
 def build_loading_dataset(dataset_cfg, split: str):
     """Build a data set whose pipeline only loads, and that keeps the samples which training filters out."""
+    import copy
+
     from mmengine.registry import DATASETS
 
+    from van_mm.datasets.checks.annotations import get_type_name
     from van_mm.datasets.checks.run import wrap_dataset_errors
     from van_mm.utils.config_walk import iter_dicts
 
+    dataset_cfg = copy.deepcopy(dataset_cfg)  # the checks of the config need the whole pipeline
     for node in iter_dicts(dataset_cfg):
         if "pipeline" in node:
-            node.pipeline = [step for step in node.pipeline if "Load" in step.type]
-            node.filter_cfg = None  # a filter could hide samples with broken annotations
+            node.pipeline = [step for step in node.pipeline if "Load" in get_type_name(step)]
+            if not {"dataset", "datasets"} & set(node):  # wrappers such as MultiImageMixDataset have no filter
+                node.filter_cfg = None  # a filter could hide samples with broken annotations
     with wrap_dataset_errors(split, dataset_cfg):
         return DATASETS.build(dataset_cfg)
 
 
-def find_problems(dataset, split: str, workers: int) -> list[dict]:
-    """Check all samples of a data set in several processes, and return their problems."""
+def find_problems(dataset, split: str, workers: int, ignored: set[int]) -> list[dict]:
+    """Check all samples of a data set in several processes, and return their problems.
+
+    Args:
+        dataset (BaseDataset): A data set whose pipeline only loads.
+        split (str): Its split.
+        workers (int): Number of processes.
+        ignored (set[int]): Labels of segmentation maps that the heads ignore.
+    """
     from functools import partial
 
     from rich.console import Console
@@ -94,7 +108,7 @@ def find_problems(dataset, split: str, workers: int) -> list[dict]:
 
     from van_mm.datasets.checks.samples import find_sample_problems
 
-    collate = partial(find_batch_problems, find_sample_problems, dataset)
+    collate = partial(find_batch_problems, partial(find_sample_problems, ignored=ignored), dataset)
     batches = DataLoader(range(len(dataset)), batch_size=32, num_workers=workers, collate_fn=collate)
     title = f"{split}: {len(dataset)} samples"
     problems = []

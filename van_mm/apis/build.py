@@ -177,6 +177,12 @@ def run_dummy_forward(
     return network.neck(maps) if network.with_neck else maps
 
 
+def get_input_channels(model: nn.Module) -> int:
+    """Return the number of channels that the first convolution of a model's backbone reads."""
+    module = getattr(model, "backbone", model)
+    return next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
 def make_det_samples(images: Tensor) -> list:
     """Make the data samples that mmdet's models expect with images.
 

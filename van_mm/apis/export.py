@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from van_mm.apis.build import get_input_channels
 from van_mm.models import fold
 from van_mm.visualization.model_inputs import converts_to_rgb
 
@@ -27,7 +28,7 @@ class DeployedModel(nn.Module):
         super().__init__()
         self.codebase = codebase
         preprocessor = model.data_preprocessor
-        self.to_rgb = converts_to_rgb(preprocessor)
+        self.to_rgb, self.channels = converts_to_rgb(preprocessor), get_input_channels(model)
         self.register_buffer("mean", preprocessor.mean.float().view(-1, 1, 1).clone())
         self.register_buffer("std", preprocessor.std.float().view(-1, 1, 1).clone())
         self.model = copy.deepcopy(model).eval()
@@ -39,7 +40,7 @@ class DeployedModel(nn.Module):
         """Compute the outputs before any post-processing that depends on their values.
 
         Args:
-            images (Tensor): Images (N, 3, H, W), BGR, from 0 to 255, as OpenCV reads them.
+            images (Tensor): Images (N, C, H, W), BGR, from 0 to 255, as OpenCV reads them. C is 3 for most models.
 
         Returns:
             Tensor | tuple[Tensor]: By codebase:
@@ -49,7 +50,7 @@ class DeployedModel(nn.Module):
             - mmpose: heatmaps (N, keypoints, H / 4, W / 4);
             - mmdet: a tuple of the neck's feature maps (N, C, H / stride, W / stride).
         """
-        x = images.flip(1) if self.to_rgb else images
+        x = images.flip(1) if self.to_rgb and self.channels == 3 else images
         x = (x - self.mean) / self.std
         if self.codebase == "mmdet":
             return tuple(self.model.extract_feat(x))
@@ -133,7 +134,7 @@ def export_onnx(
         (2, 1000)
     """
     deployed = DeployedModel(model, codebase, folded).eval()
-    images = torch.rand(2, 3, *size) * 255
+    images = torch.rand(2, deployed.channels, *size) * 255
     with torch.no_grad():
         outs = deployed(images)
     names = (

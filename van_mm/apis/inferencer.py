@@ -14,12 +14,21 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from van_mm.apis.build import get_input_channels
+from van_mm.datasets.checks.annotations import get_type_name
 from van_mm.models.utils.autocast import autocast_backbone
 from van_mm.utils.config_walk import iter_dicts
 from van_mm.utils.errors import UserError
-from van_mm.utils.image_files import read_image
-from van_mm.visualization.drawing import build_visualizer, draw_sample, get_class_name, is_saliency
+from van_mm.utils.image_files import fit_channels, read_image
+from van_mm.visualization.drawing import (
+    build_visualizer,
+    complete_classes,
+    draw_sample,
+    get_class_name,
+    predicts_saliency,
+)
 from van_mm.visualization.figures import overlay_heatmap
+from van_mm.visualization.model_inputs import to_rgb
 from van_mm.visualization.panels import draw_beside, draw_legend, draw_score_bars
 
 
@@ -51,7 +60,7 @@ def build_test_pipeline(cfg: Config) -> Compose:
     Raises:
         UserError: If the config has no test data set.
     """
-    return Compose([node for node in get_test_dataset_cfg(cfg).pipeline if "Load" not in node["type"]])
+    return Compose([node for node in get_test_dataset_cfg(cfg).pipeline if "Load" not in get_type_name(node)])
 
 
 def get_test_dataset_cfg(cfg: Config) -> ConfigDict:
@@ -77,7 +86,7 @@ def make_loaded_results(image: np.ndarray, number: int = 0) -> dict:
     """Make the dict that a pipeline's loading transforms would return for an image.
 
     Args:
-        image (np.ndarray): Image (H, W, 3), uint8, BGR.
+        image (np.ndarray): Image (H, W, 3), uint8, BGR, or with as many channels as the model reads.
         number (int): ID of the image. Defaults to 0.
 
     Returns:
@@ -130,9 +139,11 @@ class Inferencer:
 
     def __init__(self, cfg: Config, model: nn.Module, amp: bool = False, score_thr: float = 0.3, topk: int = 5) -> None:
         self.task = cfg.default_scope
-        self.meta = get_dataset_meta(cfg)
+        self.meta = complete_classes(get_dataset_meta(cfg), cfg)
         self.classes = self.meta.get("classes")
         self.pipeline = build_test_pipeline(cfg)
+        self.channels = get_input_channels(model)
+        self.predicts_saliency = predicts_saliency(cfg)
         self.model, self.amp, self.score_thr, self.topk = model, amp, score_thr, topk
         self.visualizer = build_visualizer(cfg, self.meta)
 
@@ -142,7 +153,8 @@ class Inferencer:
         """Predict on images. Consecutive images of the same size after the pipeline form one batch.
 
         Args:
-            images (Sequence[np.ndarray]): Images (H, W, 3), uint8, BGR, of any sizes.
+            images (Sequence[np.ndarray]): Images (H, W, 3), uint8, BGR, of any sizes. Models of one channel convert
+                them to gray. Models of other channels need images (H, W, C), see :attr:`channels`.
             boxes (Sequence[np.ndarray | None], optional): For pose estimation, the people in each image: an array
                 (n, 5) of x1, y1, x2, y2 in pixels and score. None stands for one person that fills the image. Defaults
                 to None for all images. Other tasks ignore the boxes.
@@ -150,10 +162,13 @@ class Inferencer:
         Returns:
             list[BaseDataElement]: A data sample for each image, as listed in the description of the class. For an image
             without people (n = 0), the sample of pose estimation is empty.
+
+        Raises:
+            UserError: If an image has fewer channels than the model reads.
         """
         entries = []
         for i, image in enumerate(images):
-            data = make_loaded_results(image, i)
+            data = make_loaded_results(fit_channels(image, self.channels), i)
             if self.task != "mmpose":
                 entries.append((i, self.pipeline(data)))
                 continue
@@ -215,7 +230,7 @@ class Inferencer:
             )
         if "pred_panoptic_seg" in sample:
             return dict(segments=self._list_segments(self.labels(sample)))
-        if is_saliency(sample):
+        if self.predicts_saliency:
             return dict(salient=float((sample.seg_logits.data[0] > 0.5).float().mean()))
         if "pred_sem_seg" in sample:
             values, counts = np.unique(self.labels(sample), return_counts=True)
@@ -285,7 +300,7 @@ class Inferencer:
             np.ndarray | None: A map (H, W) of class indices (semantic segmentation, int64), of class + 1000 * instance
             (panoptic segmentation, int64), or of saliency from 0 to 255 (uint8). None for other tasks.
         """
-        if is_saliency(sample):
+        if self.predicts_saliency:
             return (255 * sample.seg_logits.data[0].float()).round().byte().cpu().numpy()
         for key in ("pred_panoptic_seg", "pred_sem_seg"):
             if key in sample:
@@ -305,7 +320,7 @@ class Inferencer:
             np.ndarray: Drawing (H', W', 3), uint8, BGR. It is larger than the image for classification and semantic
             segmentation, because class scores or a legend are drawn to the right of the image.
         """
-        rgb = np.ascontiguousarray(image[..., ::-1])
+        rgb = to_rgb(image)
         record = self.record(sample)
         if "top" in record:
             drawn = draw_beside(rgb, lambda axis: draw_score_bars(axis, record["top"]))
@@ -336,24 +351,24 @@ def preprocess_images(
             going through the test pipeline.
 
     Returns:
-        tuple[np.ndarray, Tensor]: Resized images (N, H, W, 3), uint8, RGB; and normalized images (N, 3, H, W).
+        tuple[np.ndarray, Tensor]: Resized images (N, H, W, 3), uint8, RGB; and normalized images (N, C, H, W).
 
     Raises:
         UserError: If a file is missing or not an image, or if the pipeline returns images of different sizes.
     """
-    pipeline = build_test_pipeline(cfg)
+    pipeline, channels = build_test_pipeline(cfg), get_input_channels(model)
     entries = []
     for file in files:
-        image = read_image(file)
+        image = read_image(file, channels)
         if size is None:
             entry = pipeline(make_loaded_results(image))
         else:
             pixels = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-            entry = dict(inputs=torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
+            entry = dict(inputs=torch.from_numpy(pixels.reshape(size, size, -1).transpose(2, 0, 1).copy()))
         entries.append(entry)
     shapes = {tuple(entry["inputs"].shape[1:]) for entry in entries}
     if len(shapes) > 1:
         raise UserError(f"the config's pipeline makes images of several sizes: {sorted(shapes)}. Set --size")
-    resized = np.stack([entry["inputs"].numpy().transpose(1, 2, 0)[..., ::-1] for entry in entries])
+    resized = np.stack([to_rgb(entry["inputs"].numpy().transpose(1, 2, 0)) for entry in entries])
     inputs = pseudo_collate([dict(inputs=entry["inputs"]) for entry in entries])
-    return np.ascontiguousarray(resized), model.data_preprocessor(inputs, False)["inputs"]
+    return resized, model.data_preprocessor(inputs, False)["inputs"]

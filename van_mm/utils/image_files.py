@@ -44,26 +44,57 @@ def find_input_files(sources: Sequence[str]) -> list[Path]:
     return list(found_files)
 
 
-def read_image(file: str | Path) -> np.ndarray:
+def fit_channels(image: np.ndarray, channels: int, name: str = "the image") -> np.ndarray:
+    """Convert an image to the number of channels that a model reads.
+
+    Args:
+        image (np.ndarray): Image (H, W) or (H, W, C), BGR.
+        channels (int): Number of channels. 1 gives a gray image, 3 leaves out those after the third.
+        name (str): What the message calls the image. Defaults to "the image".
+
+    Returns:
+        np.ndarray: Image (H, W) if ``channels`` is 1, else (H, W, channels).
+
+    Raises:
+        UserError: If the model reads channels that the image does not have.
+    """
+    found = 1 if image.ndim == 2 else image.shape[2]
+    if found == channels:
+        return image.reshape(image.shape[:2]) if channels == 1 else image
+    if channels == 1 and found >= 3:
+        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
+    if channels == 3:
+        if found < 3:
+            return cv2.cvtColor(np.ascontiguousarray(image.reshape(*image.shape[:2], -1)[..., 0]), cv2.COLOR_GRAY2BGR)
+        return np.ascontiguousarray(image[..., :3])
+    raise UserError(
+        f"{name} has {found} channels, but the model reads {channels}. Give images with {channels} channels"
+    )
+
+
+def read_image(file: str | Path, channels: int = 3) -> np.ndarray:
     """Read an image file of any format that OpenCV knows.
 
     Args:
         file (str | Path): The file. Gray, 16-bit and transparent images are converted.
+        channels (int): Number of channels that a model reads. Channels beyond the third, such as a PNG's alpha, are
+            read if it is more than 3. Defaults to 3.
 
     Returns:
-        np.ndarray: The image (H, W, 3), uint8, BGR, rotated as its EXIF orientation says.
+        np.ndarray: The image (H, W, 3), uint8, BGR, rotated as its EXIF orientation says. If ``channels`` is more than
+        3, the image (H, W, channels) as it is stored. If it is 1, a gray image (H, W).
 
     Raises:
-        UserError: If the file is missing or is not an image.
+        UserError: If the file is missing or is not an image, or if it has fewer than ``channels`` channels.
     """
     try:
         data = np.fromfile(file, np.uint8)
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR if channels <= 3 else cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
         raise UserError(f"{file} is not an image that OpenCV can read ({data.size} bytes)")
-    return image
+    return image if channels == 3 else fit_channels(image, channels, str(file))
 
 
 def iter_video_frames(file: str | Path) -> Iterator[np.ndarray]:

@@ -47,7 +47,7 @@ class ClassifierLogits(nn.Module):
         return self.model(images, mode="tensor")
 
 
-def find_target_layer(model: nn.Module, name: str | None, size: tuple[int, int]) -> nn.Module:
+def find_target_layer(model: nn.Module, name: str | None, size: tuple[int, int], channels: int = 3) -> nn.Module:
     """Return the layer whose output is weighted.
 
     Args:
@@ -55,6 +55,7 @@ def find_target_layer(model: nn.Module, name: str | None, size: tuple[int, int])
         name (str, optional): Name of a module. Defaults to the last module of the backbone that returns a feature map
             and is no norm. The output of a final LayerNorm has equal length at all positions, which makes maps flat.
         size (tuple[int, int]): Height and width of the images.
+        channels (int): Channels of the images. Defaults to 3.
 
     Raises:
         UserError: If no layer has this name, or no module of the backbone returns a feature map.
@@ -75,7 +76,7 @@ def find_target_layer(model: nn.Module, name: str | None, size: tuple[int, int])
 
             handles.append(module.register_forward_hook(record))
     with torch.no_grad():
-        model.backbone(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+        model.backbone(torch.zeros(1, channels, *size, device=next(model.parameters()).device))
     for handle in handles:
         handle.remove()
     if not maps:
@@ -161,7 +162,7 @@ def compute_cam(
         ((1, 224, 224), (1, 1000))
     """
     size = tuple(images.shape[-2:])
-    layers = [find_target_layer(network.model, layer, size)]
+    layers = [find_target_layer(network.model, layer, size, images.shape[1])]
     with CAM_METHODS[method](
         model=network, target_layers=layers, reshape_transform=make_reshape_transform(size)
     ) as cam:

@@ -12,6 +12,11 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
+from van_mm.datasets.checks.annotations import get_type_name
+from van_mm.utils.config_walk import iter_dicts
+
+UNNAMED_COLOR = [128, 128, 128]  # of classes that have no name; our choice
+
 
 def build_visualizer(cfg: Config, meta: dict) -> Visualizer:
     """Build the config's visualizer without backends, so that it writes no files.
@@ -22,6 +27,7 @@ def build_visualizer(cfg: Config, meta: dict) -> Visualizer:
     """
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=uuid4().hex, vis_backends=None))
     visualizer.alpha = 0.6
+    meta = complete_classes(meta, cfg)
     if cfg.default_scope == "mmpose":
         visualizer.set_dataset_meta(meta)
     else:
@@ -29,9 +35,26 @@ def build_visualizer(cfg: Config, meta: dict) -> Visualizer:
     return visualizer
 
 
+def complete_classes(meta: dict, cfg: Config) -> dict:
+    """Return the meta information of a data set with a name and a color for every class of the model's heads.
+
+    Args:
+        meta (dict): The data set's meta information. Classes beyond its own are named by their index.
+        cfg (Config): An experiment.
+    """
+    classes, palette = meta.get("classes"), meta.get("palette")
+    number = max((n for node in iter_dicts(cfg.model) if isinstance(n := node.get("num_classes"), int)), default=0)
+    if not isinstance(classes, (list, tuple)) or len(classes) >= number:
+        return meta
+    meta = dict(meta, classes=(*classes, *(f"class {label}" for label in range(len(classes), number))))
+    if isinstance(palette, (list, tuple)):
+        meta["palette"] = [*palette, *[UNNAMED_COLOR] * (number - len(palette))]
+    return meta
+
+
 def get_class_name(classes: Sequence[str] | None, label: int) -> str:
-    """Return the first of a class's names, or its index as text if ``classes`` is None or empty."""
-    return str(classes[label]).split(",")[0] if classes else str(label)
+    """Return the first of a class's names, or its index as text if ``classes`` has no such class."""
+    return str(classes[label]).split(",")[0] if classes and label < len(classes) else str(label)
 
 
 def draw_sample(
@@ -41,6 +64,7 @@ def draw_sample(
     truth: bool = False,
     score_thr: float = 0.3,
     labels: bool = True,
+    saliency: bool = False,
 ) -> np.ndarray:
     """Draw the prediction or the ground truth of a data sample on its image.
 
@@ -51,13 +75,14 @@ def draw_sample(
         truth (bool): Draw the ground truth instead of the prediction. Defaults to False.
         score_thr (float): Detections below this score are not drawn. Defaults to 0.3.
         labels (bool): Write the names of classes on a semantic segmentation. Defaults to True.
+        saliency (bool): Draw a map of saliency, see :func:`predicts_saliency`. Defaults to False.
 
     Returns:
         np.ndarray: (H, W, 3, uint8, RGB). For saliency, this is the saliency map in gray instead of the image.
     """
-    if is_saliency(sample):
-        saliency = (sample.gt_sem_seg if truth else sample.seg_logits).data[0].float()
-        return cv2.cvtColor((255 * saliency).byte().cpu().numpy(), cv2.COLOR_GRAY2RGB)
+    if saliency:
+        values = (sample.gt_sem_seg if truth else sample.seg_logits).data[0].float()
+        return cv2.cvtColor((255 * values).byte().cpu().numpy(), cv2.COLOR_GRAY2RGB)
     panoptic = sample.get("gt_panoptic_seg" if truth else "pred_panoptic_seg")
     if panoptic is not None and (panoptic.sem_seg % 1000 >= len(visualizer.dataset_meta["classes"])).all():
         return image.copy()  # mmdet's visualizer fails on a panoptic segmentation without segments
@@ -73,9 +98,13 @@ def draw_sample(
         return cv2.cvtColor(cv2.imread(file.name), cv2.COLOR_BGR2RGB)
 
 
-def is_saliency(sample: BaseDataElement) -> bool:
-    """Return whether the prediction is a saliency map."""
-    return "seg_logits" in sample and len(sample.seg_logits.data) == 1
+def predicts_saliency(cfg: Config) -> bool:
+    """Return whether the model of a config predicts saliency, and not the labels 0 and 1 of a binary segmentation."""
+    head = cfg.model.get("module", cfg.model).get("decode_head")  # test-time augmentation wraps the model
+    if not isinstance(head, dict):
+        return False
+    is_saliency_set = any(get_type_name(node) == "SaliencyDataset" for node in iter_dicts(cfg.get("test_dataloader")))
+    return get_type_name(head) == "EDNHead" or (is_saliency_set and head.get("out_channels") == 1)
 
 
 def has_ground_truth(sample: BaseDataElement) -> bool:

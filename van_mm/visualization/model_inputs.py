@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, PixelData
 from torch import nn
 
-from van_mm.visualization.drawing import build_visualizer, draw_sample, get_class_name
+from van_mm.visualization.drawing import build_visualizer, draw_sample, get_class_name, predicts_saliency
 
 MIN_DRAWN_SIDE = 400  # pixels of the shorter side; lines and text are legible at this size. Our choice
 
@@ -29,10 +29,11 @@ def draw_batch(batch: dict, preprocessor: nn.Module, meta: dict, cfg: Config) ->
     mean, std = (getattr(preprocessor, name, default) for name, default in (("mean", 0.0), ("std", 1.0)))
     pixels = (batch["inputs"].float() * std + mean).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     is_rgb = converts_to_rgb(preprocessor)
-    images = [np.ascontiguousarray(image if is_rgb else image[..., ::-1]) for image in pixels]
+    images = [to_rgb(image, is_rgb) for image in pixels]
     if cfg.default_scope == "mmpretrain":
         return images
     visualizer = build_visualizer(cfg, meta)
+    saliency = predicts_saliency(cfg)
     factor = max(1, round(MIN_DRAWN_SIDE / min(pixels.shape[1:3])))
     drawn = []
     for image, sample in zip(images, batch["data_samples"], strict=True):
@@ -41,8 +42,31 @@ def draw_batch(batch: dict, preprocessor: nn.Module, meta: dict, cfg: Config) ->
                 height, width = sample.get(key).shape[-2:]
                 image = image[:height, :width]
         image = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
-        drawn.append(draw_sample(visualizer, image, scale_ground_truth(sample, factor), truth=True))
+        enlarged = scale_ground_truth(sample, factor)
+        drawn.append(draw_sample(visualizer, image, enlarged, truth=True, saliency=saliency))
     return drawn
+
+
+def to_rgb(image: np.ndarray, is_rgb: bool = False) -> np.ndarray:
+    """Return an image that can be drawn on.
+
+    Args:
+        image (np.ndarray): (H, W, C, uint8). C is 1 for gray, 3 for colors, and more if there are further channels.
+        is_rgb (bool): Whether the order of colors is RGB already, instead of BGR. Defaults to False.
+
+    Returns:
+        np.ndarray: (H, W, 3, uint8, RGB). Gray is repeated, and channels after the third are left out.
+    """
+    image = image.reshape(*image.shape[:2], -1)
+    if image.shape[2] < 3:
+        return np.ascontiguousarray(image[..., :1].repeat(3, 2))
+    return np.ascontiguousarray(image[..., :3] if is_rgb else image[..., 2::-1])
+
+
+def get_input_image(inputs: torch.Tensor, model: nn.Module) -> np.ndarray:
+    """Return a pipeline's image (C, H, W, uint8) before it is normalized as (H, W, 3, uint8, RGB)."""
+    preprocessor = getattr(model, "module", model).data_preprocessor
+    return to_rgb(inputs.byte().permute(1, 2, 0).cpu().numpy(), not converts_to_rgb(preprocessor))
 
 
 def converts_to_rgb(preprocessor: nn.Module) -> bool:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from van_mm.datasets.checks.annotations import get_type_name
 from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
 from van_mm.utils.config_walk import iter_dicts
 from van_mm.utils.errors import UserError
+
+DOWNLOADED_TYPES = {"CIFAR10", "CIFAR100", "MNIST", "FashionMNIST"}
 
 
 def find_dataset_cfgs(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:
@@ -23,6 +26,46 @@ def find_dataset_cfgs(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:
     return [node for loader in loaders if loader for node in iter_dicts(loader.dataset) if "data_root" in node]
 
 
+def check_dataset_settings(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check the types of ``ann_file`` and ``classes`` of the data sets, with or without a ``data_root``.
+
+    Args:
+        cfg (Config): Config of an experiment.
+        splits (tuple[str]): The splits to check, any of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        UserError: If ``ann_file`` is a list, or ``classes`` is a string that names no file.
+    """
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        for node in iter_dicts(loader.dataset) if loader else ():
+            files = node.get("ann_file")
+            if isinstance(files, (list, tuple)):
+                raise UserError(
+                    f"ann_file of the {split} data set is a list, {list(files)}, but a data set reads one file. Use "
+                    "one data set for each file: dict(type='ConcatDataset', datasets=[dict(type="
+                    f"'{get_type_name(node)}', ann_file=..., ...), ...])"
+                )
+            classes = node.get("classes")  # of metainfo, or of a data set of mmpretrain
+            if isinstance(classes, str) and "://" not in classes and not Path(classes).expanduser().is_file():
+                raise UserError(
+                    f"classes of the {split} data set is the string '{classes}', of which each letter would be a "
+                    f"class. Write a tuple, classes=('{classes}',) with a comma, or the path of a text file with a "
+                    "name a line"
+                )
+
+
+def needs_prefix(dataset: ConfigDict, key: str) -> bool:
+    """Return whether a data set reads the folder of one key of its ``data_prefix``.
+
+    Configs of instance segmentation that inherit from panoptic ones keep the folder of label maps, which is not read.
+    """
+    if key != "seg" or get_type_name(dataset) != "CocoDataset":
+        return True
+    steps = iter_dicts(dataset.get("pipeline"))
+    return any(step.get("with_seg") or "Panoptic" in get_type_name(step) for step in steps)
+
+
 def check_data_files(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that every folder and annotation file of the data sets exists.
 
@@ -33,13 +76,22 @@ def check_data_files(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         UserError: If a folder or file is missing. The message shows the expected layout.
     """
+    check_dataset_settings(cfg, splits)
     expected: dict[Path, None] = {}
     for dataset in find_dataset_cfgs(cfg, splits):
         root = Path(dataset.data_root)
-        prefixes = dataset.get("data_prefix") or dataset.get("split") or ""
-        if dataset.type.endswith("CUB"):
+        prefixes = dataset.get("data_prefix")
+        if isinstance(prefixes, dict):
+            prefixes = {key: prefix for key, prefix in prefixes.items() if needs_prefix(dataset, key)}
+        name = get_type_name(dataset)
+        if name in DOWNLOADED_TYPES and dataset.get("download", True):
+            continue  # their constructors download what is missing
+        if name.startswith("ImageNet"):  # of other data sets, ``split`` is no folder
+            prefixes = prefixes or dataset.get("split")
+        prefixes = prefixes or ""
+        if name.endswith("CUB"):
             prefixes = "images"
-        if dataset.type.endswith("SaliencyDataset"):
+        if name.endswith("SaliencyDataset"):
             saliency_layout = SALIENCY_LAYOUTS.get(dataset.subset)
             prefixes = dataset.get("data_prefix") or (saliency_layout.prefixes if saliency_layout else "")
         for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:

@@ -6,7 +6,19 @@ from contextlib import contextmanager
 from mmengine.config import Config, ConfigDict
 
 from van_mm.datasets.bad_samples import iter_datasets
-from van_mm.datasets.checks import classes, classification, coco, segmentation, settings
+from van_mm.datasets.checks import (
+    boxes,
+    classes,
+    classification,
+    coco,
+    evaluators,
+    images,
+    keypoints,
+    panoptic,
+    segmentation,
+    settings,
+)
+from van_mm.datasets.checks.annotations import load_annotations
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.errors import UserError, wrap_build_errors
 
@@ -15,6 +27,10 @@ from van_mm.utils.errors import UserError, wrap_build_errors
 DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] = (
     classes.find_problems,
     coco.find_problems,
+    boxes.find_problems,
+    keypoints.find_problems,
+    panoptic.find_problems,
+    images.find_problems,
     segmentation.find_problems,
     classification.find_problems,
 )
@@ -22,7 +38,10 @@ DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] =
 RUN_CHECKS: tuple[Callable[[Config, dict[str, object]], Iterator[Problem]], ...] = (
     settings.find_problems,
     classes.find_split_problems,
-    coco.find_split_problems,
+    panoptic.find_setting_problems,
+    segmentation.find_setting_problems,
+    classification.find_setting_problems,
+    evaluators.find_problems,
 )
 NO_SAMPLE_MESSAGE = (
     "the {} data set has no sample: its folder or annotation file is empty, its filter_cfg drops every image, or no "
@@ -43,6 +62,8 @@ def wrap_dataset_errors(split: str, cfg: ConfigDict) -> Iterator[None]:
         with wrap_build_errors(f"the {split} data set" + (f" ({paths})" if paths else "")):
             yield
     except UserError as error:
+        if cause := coco.explain_build_error(cfg, error.__cause__):
+            raise UserError(f"the {split} data set does not build: {cause}") from error
         if "need at least one array" in str(error):  # NumPy's error for a data set of mmengine without samples
             raise UserError(NO_SAMPLE_MESSAGE.format(split)) from error
         raise
@@ -59,7 +80,21 @@ def find_run_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Prob
     Yields:
         Problem: Each problem once, in the order of the splits.
     """
+    load_annotations.cache_clear()  # a file may have changed since an earlier call
+    found = set()
+    for problem in iter_problems(cfg, datasets):
+        if problem.message not in found:
+            found.add(problem.message)
+            yield problem
+    load_annotations.cache_clear()  # the files of large data sets take gigabytes
+
+
+def iter_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]:
+    """Yield the problems of :func:`find_run_problems`, those of several data sets as often as they occur."""
+    distinct = {}
     for split, dataset in datasets.items():
+        distinct.setdefault(id(dataset), (split, dataset))  # validation and test may share one
+    for split, dataset in distinct.values():
         if not len(dataset):
             yield Problem(NO_SAMPLE_MESSAGE.format(split))
             continue
@@ -77,10 +112,7 @@ def check_run(cfg: Config, datasets: dict[str, object]) -> None:
     Raises:
         UserError: If a problem is an error. The message is that of the first error.
     """
-    seen = set()
     for problem in find_run_problems(cfg, datasets):
         if problem.is_error:
             raise UserError(problem.message)
-        if problem.message not in seen:
-            seen.add(problem.message)
-            print(f"warning: {problem.message}", flush=True)
+        print(f"warning: {problem.message}", flush=True)

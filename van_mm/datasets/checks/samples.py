@@ -1,10 +1,13 @@
 """Check every single sample: decode its image, load its annotations, and compare the two."""
 
+from collections.abc import Collection
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
+from van_mm.datasets.checks.images import get_loader_settings, read_size
+from van_mm.datasets.checks.segmentation import DEFAULT_IGNORED, describe_wrong_map, get_map_loader, read_map
 from van_mm.utils.errors import format_error
 
 
@@ -29,21 +32,40 @@ def find_image_problem(path: str) -> tuple[str | None, tuple[int, int]]:
         return f"the image can't be read: {error}", (0, 0)
 
 
-def find_sample_problems(dataset, index: int) -> tuple[str, list[str]]:
+def find_map_problem(dataset, info: dict) -> str | None:
+    """Return the problem of the raw label map of a sample, which its pipeline would hide, or None."""
+    loader, path = get_map_loader(dataset), info.get("seg_map_path")
+    if loader is None or not isinstance(path, str):
+        return None
+    try:
+        problem = describe_wrong_map(read_map(path, loader), path, loader.imdecode_backend)
+    except Exception:  # the pipeline reports files that can't be read
+        return None
+    return f"the label map {path} {problem}" if problem else None
+
+
+def find_sample_problems(dataset, index: int, ignored: Collection[int] = (DEFAULT_IGNORED,)) -> tuple[str, list[str]]:
     """Return all problems of one sample: of its image, boxes, labels, segmentation map and keypoints.
 
     Args:
         dataset (BaseDataset): A data set whose pipeline only loads the image and the annotations.
         index (int): Index of the sample.
+        ignored (Collection[int]): Labels of segmentation maps that the heads ignore. Defaults to (255,).
 
     Returns:
         tuple[str, list[str]]: The image file, and one message per problem. Sizes in messages are height x width.
     """
     info = dataset.get_data_info(index)
-    file = str(info.get("img_path", index))
-    image_problem, size = find_image_problem(file)
-    if image_problem:
-        return file, [image_problem]
+    file = str(info.get("img_path", f"image {index}"))
+    if "img_path" not in info and isinstance(info.get("img"), np.ndarray):  # data sets such as CIFAR-10
+        size = info["img"].shape[:2]
+    else:
+        image_problem, size = find_image_problem(file)
+        if image_problem:
+            return file, [image_problem]
+        size = read_size(file, *get_loader_settings(dataset))[0]  # as the pipeline sees it, turned by EXIF or not
+    if map_problem := find_map_problem(dataset, info):
+        return file, [map_problem]
     problems = []
     if {"height", "width"} <= set(info) and (info["height"], info["width"]) != size:
         problems.append(
@@ -81,7 +103,7 @@ def find_sample_problems(dataset, index: int) -> tuple[str, list[str]]:
             problems.append(
                 f"a map of {labels.shape[0]} x {labels.shape[1]} for an image of {height} x {width} has the wrong size"
             )
-        check_labels(labels, "label", 255)  # 255 is the label that losses ignore
+        check_labels(labels, "label", *ignored)
     if "keypoints" in sample:
         points, visible = np.asarray(sample["keypoints"])[..., :2], np.asarray(sample["keypoints_visible"])
         visible = (visible[..., 0] if visible.ndim == points.ndim else visible) > 0

@@ -7,7 +7,8 @@ import numpy as np
 from mmengine.hooks import Hook
 
 from van_mm.registry import HOOKS
-from van_mm.visualization.drawing import draw_sample, has_ground_truth
+from van_mm.visualization.drawing import complete_classes, draw_sample, has_ground_truth, predicts_saliency
+from van_mm.visualization.model_inputs import get_input_image
 
 
 @HOOKS.register_module()
@@ -16,7 +17,7 @@ class PanelHook(Hook):
 
     The hook acts after each test iteration and draws with the visualizer of the codebase that runs. The ground truth is
     omitted if the data pipeline does not load it, as for person boxes from a detector. Saliency is drawn as the mask
-    and the predicted map in gray.
+    and the predicted map in gray. Images that have no file, as those of CIFAR-10, are drawn as the model receives them.
 
     Args:
         out_dir (str): Folder of the PNG files. It is created if it does not exist.
@@ -32,12 +33,22 @@ class PanelHook(Hook):
 
     def before_test_epoch(self, runner) -> None:
         self.out_dir.mkdir(parents=True, exist_ok=True)
+        self.saliency = predicts_saliency(runner.cfg)
+        if meta := getattr(runner.visualizer, "dataset_meta", None):
+            runner.visualizer.dataset_meta = complete_classes(meta, runner.cfg)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         for i, sample in enumerate(outputs):
-            image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+            path = sample.get("img_path")
+            if path:
+                image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+            else:
+                image = get_input_image(data_batch["inputs"][i], runner.model)
             truth_flags = (True, False) if has_ground_truth(sample) else (False,)
-            drawings = [draw_sample(runner.visualizer, image, sample, truth, self.score_thr) for truth in truth_flags]
+            drawings = [
+                draw_sample(runner.visualizer, image, sample, truth, self.score_thr, saliency=self.saliency)
+                for truth in truth_flags
+            ]
             panels = [cv2.resize(panel, image.shape[1::-1]) for panel in (image, *drawings)]
-            name = f"{batch_idx:05d}_{i}_{Path(sample.img_path).stem}.png"
+            name = f"{batch_idx:05d}_{i}_{Path(path or str(sample.get('sample_idx', ''))).stem}.png"
             cv2.imwrite(str(self.out_dir / name), cv2.cvtColor(np.concatenate(panels, axis=1), cv2.COLOR_RGB2BGR))

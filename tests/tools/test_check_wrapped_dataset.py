@@ -1,0 +1,47 @@
+"""tools/misc/check_dataset.py on data sets inside wrappers."""
+
+import json
+
+import pytest
+
+from tests.datasets.checks.coco_data import make_content, make_dataset, write
+
+MODEL = "_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'\ndefault_scope = 'mmdet'\n"
+
+
+def write_config(root, dataset: dict):
+    """Write a config that trains on a data set and evaluates on nothing."""
+    config = root / "config.py"
+    loaders = f"train_dataloader = dict(batch_size=1, num_workers=0, dataset={dataset!r})\n"
+    nothing = "".join(f"{split}_dataloader = {split}_cfg = {split}_evaluator = None\n" for split in ("val", "test"))
+    heads = "model = dict(bbox_head=dict(num_classes=3))\n"
+    config.write_text(f"{MODEL}{loaders}{nothing}{heads}train_cfg = dict(by_epoch=True, max_epochs=1)\n")
+    return config
+
+
+@pytest.mark.parametrize("wrapper", ["mixed", "repeated", "both", "concatenated", "balanced"])
+def test_wrappers(tmp_path, run_tool, wrapper):
+    content = make_content()
+    inner = make_dataset(write(tmp_path, content), filter_cfg=dict(filter_empty_gt=True))
+    flip = [dict(type="Mosaic", img_scale=(32, 32)), dict(type="RandomFlip", prob=0.5)]
+    mixed = dict(type="MultiImageMixDataset", dataset=inner, pipeline=flip)
+    dataset = dict(
+        mixed=mixed,
+        repeated=dict(type="RepeatDataset", times=2, dataset=inner),
+        both=dict(type="RepeatDataset", times=2, dataset=mixed),
+        concatenated=dict(type="ConcatDataset", datasets=[inner, inner]),
+        balanced=dict(type="ClassBalancedDataset", oversample_thr=0.1, dataset=inner),
+    )[wrapper]
+    config = write_config(tmp_path, dataset)
+    done = run_tool("misc/check_dataset", config, "--splits", "train", "--workers", 0)
+    assert done.returncode == 0, done.stdout
+    assert "0 problems" in done.stdout
+    assert "6 samples of CocoDataset checked" in done.stdout
+    content["images"][2]["file_name"] = "broken.jpg"
+    content["annotations"][0]["category_id"] = 99
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"broken")
+    done = run_tool("misc/check_dataset", config, "--splits", "train", "--workers", 0)
+    assert done.returncode == 1
+    assert "broken.jpg: the image can't be read" in done.stdout
+    assert "1 of 18 annotations" in done.stdout
