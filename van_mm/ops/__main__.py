@@ -11,4 +11,6 @@ else:
     try:
         print(f"compiled {build_library()}")
     except RuntimeError as error:
-        sys.exit(f"error: {error}\nvan_mm works without its kernels, but is slower on the CPU.")
+        sys.exit(
+            f"The kernels are not compiled: {error}. van_mm runs on PyTorch's operators, which is slower on the CPU."
+        )

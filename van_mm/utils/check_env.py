@@ -3,42 +3,36 @@
 import importlib
 import platform
 import sys
+from collections.abc import Iterable
+from importlib.machinery import ExtensionFileLoader
 from importlib.metadata import PackageNotFoundError, version
 
 from van_mm.utils.codebases import CODEBASES
 
-# Distribution names (the original and its community fork), module, and the tested versions: from the first, below the
-# second.
-TESTED_VERSIONS = [
-    (("torch",), "torch", "2.11", "2.12"),
-    (("torchvision",), "torchvision", "0.26", "0.27"),
-    (("numpy",), "numpy", "1.24", "2.0"),
-    (("opencv-python", "opencv-python-headless"), "cv2", "4.5", "4.12"),
-    (("mmengine", "onedl-mmengine"), "mmengine", "0.10.3", "0.11"),
-    (("mmcv", "onedl-mmcv"), "mmcv", "2.1.0", "2.2.0"),
-    (("mmpretrain", "onedl-mmpretrain"), "mmpretrain", "1.2.0", "1.3"),
-    (("mmdet", "onedl-mmdetection"), "mmdet", "3.3.0", "3.4"),
-    (("mmsegmentation", "onedl-mmsegmentation"), "mmseg", "1.2.2", "1.3"),
-    (("mmpose", "onedl-mmpose"), "mmpose", "1.3.2", "1.4"),
-]
+# Distributions that provide each module, and their tested versions: from the first, below the second.
+TESTED_VERSIONS = {
+    "torch": {"torch": ("2.1", "2.15")},
+    "torchvision": {"torchvision": ("0.16", "0.30")},
+    "numpy": {"numpy": ("1.26", "2.6")},
+    "cv2": {"opencv-python": ("4.5", "5.1"), "opencv-python-headless": ("4.5", "5.1")},
+    "mmengine": {"mmengine": ("0.10.3", "0.11"), "onedl-mmengine": ("0.10.12", "0.11")},
+    "mmcv": {"mmcv-lite": ("2.1.0", "2.2.0"), "mmcv": ("2.1.0", "2.2.0"), "onedl-mmcv": ("2.3", "2.4")},
+    "mmpretrain": {"mmpretrain": ("1.2.0", "1.3"), "onedl-mmpretrain": ("1.3", "1.4")},
+    "mmdet": {"mmdet": ("3.3.0", "3.4"), "onedl-mmdetection": ("3.5", "3.6")},
+    "mmseg": {"mmsegmentation": ("1.2.2", "1.3"), "onedl-mmsegmentation": ("1.4", "1.5")},
+    "mmpose": {"mmpose": ("1.3.2", "1.4")},
+}
 REMEDIES = {
-    "mmcv.ops": "mmcv was built without its ops or for another version of torch. Build it for this one (see README)",
-    "mmcv": "install mmcv 2.1.0 with its ops (see README). mmdet and mmseg reject 2.2.0 and newer",
+    "mmcv.ops": "install packages/mmcv-torchops, or a compiled mmcv for this version of torch (see README)",
+    "mmcv": "install mmcv-lite 2.1.0 (see README). mmdet and mmseg reject 2.2.0 and newer",
 }
 
 
-def get_installed_version(names: tuple[str, ...]) -> str | None:
-    """Return the version of the first installed distribution.
-
-    Args:
-        names (tuple[str]): Names of distributions that provide the same module.
-
-    Returns:
-        str | None: The version, or None if none of them is installed.
-    """
+def find_distribution(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the name and the version of the first installed distribution, or None if none is installed."""
     for name in names:
         try:
-            return version(name)
+            return name, version(name)
         except PackageNotFoundError:
             continue
     return None
@@ -63,25 +57,26 @@ def main() -> int:
 
     print(f"{'python':<16}{platform.python_version():<14}{platform.platform()}")
     fatal, usable = [], []
-    for names, module, low, high in TESTED_VERSIONS:
-        installed = get_installed_version(names)
+    for module, tested in TESTED_VERSIONS.items():
+        name, installed = find_distribution(tested) or (None, None)
         optional = module in CODEBASES or module == "torchvision"
         error = find_import_error(module) if installed else None
         if installed is None:
             note = "not installed" + (" (optional)" if optional else "")
         elif error:
             note = f"does not import: {error}"
-        elif not digit_version(low) <= digit_version(installed.partition("+")[0]) < digit_version(high):
-            note = f"outside the tested range {low} <= version < {high}"
         else:
-            note = "ok"
+            low, high = tested[name]
+            known = digit_version(low) <= digit_version(installed.partition("+")[0]) < digit_version(high)
+            note = "ok" if known else f"outside the tested range {low} <= version < {high}"
+            note += f" ({name})" if name != next(iter(tested)) else ""
         print(f"{module:<16}{installed or '-':<14}{note}")
         if module in CODEBASES and installed and not error:
             usable.append(module)
         elif not optional and (installed is None or error):
             fatal.append(module)
     error = find_import_error("mmcv.ops")
-    print(f"{'mmcv.ops':<30}{'does not load: ' + error if error else 'ok'}")
+    print(f"{'mmcv.ops':<30}{'does not load: ' + error if error else 'ok: ' + describe_operators()}")
     if error:
         fatal.append("mmcv.ops")
     error = find_import_error("van_mm")
@@ -97,6 +92,14 @@ def main() -> int:
     for module in fatal or ["a codebase"]:
         print(f"  {module}: {REMEDIES.get(module, 'install or repair it (see README)')}")
     return 1
+
+
+def describe_operators() -> str:
+    """Return where mmcv's operators come from."""
+    extension = importlib.import_module("mmcv._ext")
+    if isinstance(extension.__spec__.loader, ExtensionFileLoader):
+        return "compiled"
+    return f"PyTorch and torchvision (mmcv-torchops {version('mmcv-torchops')})"
 
 
 def describe_gpus() -> str:
