@@ -46,7 +46,7 @@ setup: $(UV)
 .uv/bin/uv:
 	@echo "== installing uv into .uv: seconds"
 	@rm -rf .uv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv 'uv>=0.9,<0.14'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv 'uv>=0.9.8,<0.14'
 
 clean:
 	rm -rf .venv .uv uv.lock

@@ -88,12 +88,12 @@ def main() -> None:
                     seconds = time_once(function, inputs)
                 if turn:  # the first pass warms up
                     times[key].append(seconds)
-        ours, compiled = ([1000 * median(column) for column in zip(*times[key])] for key in ("ours", "compiled"))
+        ours, compiled = (
+            [1000 * median(column) for column in zip(*times[key], strict=True)] for key in ("ours", "compiled")
+        )
         texts = [" + ".join(f"{value:.1f}" for value in (row if row[1] else row[:1])) for row in (ours, compiled)]
         print(f"| {name} | {texts[0]} | {texts[1]} | {sum(compiled) / sum(ours):.2f} |", flush=True)
-    print(
-        f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads; forward + backward where there are two figures"
-    )
+    print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads; two figures: forward + backward")
 
 
 if __name__ == "__main__":

@@ -65,13 +65,13 @@ class Environment:
     @property
     def settings(self) -> str:
         """The settings of uv: requirements of other packages that are wrong, and how mmcv is built."""
-        never = ("opencv-python-headless", "chumpy", "xtcocotools")
-        overrides = [*(f"{name}; sys_platform == 'never'" for name in never), f"numpy=={self.numpy}"]
+        excluded = ["opencv-python-headless", "chumpy", "xtcocotools"]
         # The version of torch is in the key of a compiled mmcv in uv's cache.
         build = [f"torch=={self.torch}", "setuptools<81", "ninja", "psutil", "packaging", "wheel"]
         with_ops = int(self.mmcv.startswith("mmcv=="))
         return (
-            f"override-dependencies = {json.dumps(overrides)}\n"
+            f"exclude-dependencies = {json.dumps(excluded)}\n"
+            f"override-dependencies = {json.dumps([f'numpy=={self.numpy}'])}\n"
             f"[extra-build-dependencies]\nmmcv = {json.dumps(build)}\n"
             "[extra-build-variables]\n"
             f'mmcv = {{ MMCV_WITH_OPS = "{with_ops}", FORCE_CUDA = "0", CFLAGS = "-g0 -O2" }}\n'

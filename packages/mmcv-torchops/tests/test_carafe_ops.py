@@ -1,77 +1,145 @@
-"""CARAFE equals a loop over its definition, and its gradients are those of numerical differentiation."""
+"""CARAFE, against loops in double precision, and its derivatives."""
 
 import mmcv_torchops
 import pytest
 import torch
-from mmcv.ops import CARAFEPack
-from mmcv.ops.carafe import CARAFENaiveFunction, carafe
-from torchops_testing import DEVICES, assert_same, use_operators
+import torch.nn.functional as F
+from mmcv.ops import carafe, carafe_naive
+from mmcv.ops.carafe import CARAFEPack
+from mmcv_torchops import roi_sampling
+from torch import Tensor
+from torchops_testing import DEVICES, assert_same, compute_with_gradients, run_torchops
+
+# The size of the kernel, the number of groups, and the scale.
+VARIANTS = [(1, 1, 1), (3, 1, 2), (3, 2, 2), (5, 1, 3), (5, 4, 1)]
+variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def make_inputs(kernel_size, groups, scale, dtype=torch.float64, device="cpu"):
+def make_inputs(variant: tuple[int, int, int] = (3, 2, 2), dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Return features and masks."""
+    kernel_size, groups, scale = variant
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64)
-    masks = torch.rand(2, groups * kernel_size**2, 3 * scale, 5 * scale, generator=generator, dtype=torch.float64)
-    return features.to(device, dtype), masks.to(device, dtype)
+    features = torch.randn(2, 4, 3, 4, generator=generator, dtype=torch.float64)
+    masks = torch.randn(2, groups * kernel_size**2, 3 * scale, 4 * scale, generator=generator, dtype=torch.float64)
+    return [features.to(dtype), masks.to(dtype)]
 
 
-def upsample_by_loops(features, masks, kernel_size, groups, scale):
-    """The definition: each output position weights the neighbourhood of its source position."""
-    n, channels, height, width = features.shape
-    out = features.new_zeros(n, channels, height * scale, width * scale)
-    for c in range(channels):
-        group = c // (channels // groups)
-        for y in range(height * scale):
-            for x in range(width * scale):
-                for tap in range(kernel_size**2):
-                    yy = y // scale + tap // kernel_size - kernel_size // 2
-                    xx = x // scale + tap % kernel_size - kernel_size // 2
-                    if 0 <= yy < height and 0 <= xx < width:
-                        out[:, c, y, x] += features[:, c, yy, xx] * masks[:, group * kernel_size**2 + tap, y, x]
-    return out
+def make_call(variant: tuple[int, int, int] = (3, 2, 2)):
+    return lambda features, masks: carafe(features, masks, *variant)
 
 
-@pytest.mark.parametrize("settings", [(3, 1, 2), (5, 2, 1), (5, 4, 3), (1, 2, 2)])
-@pytest.mark.parametrize("function", [carafe, CARAFENaiveFunction.apply])
-def test_definition(settings, function):
-    inputs = make_inputs(*settings)
-    with use_operators(mmcv_torchops):
-        assert_same(function(*inputs, *settings), upsample_by_loops(*inputs, *settings), 1e-12)
+def reassemble(features: Tensor, masks: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+    """Return the upsampled features, pixel by pixel."""
+    margin = kernel_size // 2
+    padded = F.pad(features, (margin, margin, margin, margin))
+    rows = []
+    for row in range(masks.shape[2]):
+        for column in range(masks.shape[3]):
+            top, left = row // scale, column // scale
+            patch = padded[:, :, top : top + kernel_size, left : left + kernel_size].flatten(2)
+            kernel = masks[:, :, row, column].unflatten(1, (groups, -1))
+            rows.append((patch.unflatten(1, (groups, -1)) * kernel[:, :, None]).sum(3).flatten(1))
+    return torch.stack(rows, dim=2).unflatten(2, masks.shape[2:])
 
 
-@pytest.mark.parametrize("settings", [(3, 1, 2), (5, 4, 3)])
 @pytest.mark.parametrize("device", DEVICES)
-def test_gradients(settings, device):
-    inputs = [x.requires_grad_() for x in make_inputs(*settings, device=device)]
-    with use_operators(mmcv_torchops):
-        assert torch.autograd.gradcheck(lambda f, m: carafe(f, m, *settings), inputs, fast_mode=True)
-    # mmcv asserts that a GPU is used before it calls the naive backward; the operator itself needs none.
-    out = upsample_by_loops(*inputs, *settings)
-    grad = torch.rand_like(out)
-    grads = [torch.zeros_like(x) for x in inputs]
-    names = dict(zip(("kernel_size", "group_size", "scale_factor"), settings, strict=True))
-    with torch.no_grad():
-        mmcv_torchops.carafe_naive_backward(grad, *inputs, *grads, **names)
-    assert_same(grads, list(torch.autograd.grad(out, inputs, grad)), 1e-12)
+@variants
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_to_the_reference(dtype, variant, device):
+    inputs = make_inputs(variant, dtype)
+    expected = compute_with_gradients(lambda *x: reassemble(*x, *variant), *(x.double() for x in inputs))
+    on_device = [x.to(device) for x in inputs]
+    output, gradients = run_torchops(compute_with_gradients, make_call(variant), *on_device)
+    assert output.dtype == dtype
+    assert_same((output.double().cpu(), [gradient.double().cpu() for gradient in gradients]), expected)
+    assert_same(run_torchops(carafe_naive, *on_device, *variant), output)
 
 
-def test_memory_formats_and_types():
-    features, masks = make_inputs(3, 2, 2, torch.float32)
-    with use_operators(mmcv_torchops):
-        expected = carafe(features, masks, 3, 2, 2)
-        last = [x.contiguous(memory_format=torch.channels_last) for x in (features, masks)]
-        assert_same(carafe(*last, 3, 2, 2), expected)
-        out = carafe(features.bfloat16(), masks.bfloat16(), 3, 2, 2)
-        assert out.dtype == torch.bfloat16 and (out.float() - expected).norm() < 0.03 * expected.norm()
+def test_gradients_are_derivatives():
+    inputs = [x.requires_grad_() for x in make_inputs()]
+    assert run_torchops(torch.autograd.gradcheck, make_call(), inputs, fast_mode=True)
 
 
-def test_autocast_and_compile():
-    module = CARAFEPack(8, 2, compressed_channels=4)
-    x = torch.rand(1, 8, 4, 6)
-    with use_operators(mmcv_torchops):
-        expected = module(x)
-        assert_same(torch.compile(module, backend="aot_eager")(x), expected)
-        with torch.autocast("cpu", torch.bfloat16):
-            out = module(x)
-            out.float().sum().backward()
-        assert (out.float() - expected).norm() < 0.03 * expected.norm()
+def run_backward(operator: str, *scratch: Tensor) -> list[Tensor]:
+    """Return the gradients that an operator leaves in tensors of ones."""
+    features, masks = make_inputs()
+    grad = torch.rand(2, 4, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradients = [torch.ones_like(features), torch.ones_like(masks)]
+    getattr(mmcv_torchops, operator)(
+        grad, features, masks, *scratch, *gradients, kernel_size=3, group_size=2, scale_factor=2
+    )
+    return gradients
+
+
+def test_naive_gradients_accumulate_and_others_are_written():
+    _, expected = run_torchops(compute_with_gradients, make_call(), *make_inputs())
+    assert_same(run_backward("carafe_naive_backward"), [1 + gradient for gradient in expected])
+    assert_same(run_backward("carafe_backward", *torch.empty(4, 1)), expected)
+
+
+def test_the_forward_keeps_the_features_for_the_backward():
+    features, masks = make_inputs()
+    kept, output = torch.zeros_like(features), torch.zeros(2, 4, 6, 8)
+    mmcv_torchops.carafe_forward(features, masks, kept, output, masks, output, 3, 2, 2)
+    assert torch.equal(kept, features)
+
+
+def test_no_images():
+    output, gradients = run_torchops(compute_with_gradients, make_call(), *(x[:0] for x in make_inputs()))
+    assert output.shape == (0, 4, 6, 8)
+    assert gradients[0].shape == (0, 4, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision(dtype):
+    inputs = make_inputs(dtype=dtype)
+    expected, expected_gradients = run_torchops(compute_with_gradients, make_call(), *(x.float() for x in inputs))
+    output, gradients = run_torchops(compute_with_gradients, make_call(), *inputs)
+    assert output.dtype == gradients[0].dtype == gradients[1].dtype == dtype
+    assert_same(output, expected.to(dtype))
+    assert_same([gradient.float() for gradient in gradients], expected_gradients, atol=0.05, rtol=0.05)
+
+
+def test_autocast():
+    features, masks = make_inputs(dtype=torch.float32)
+    expected = run_torchops(compute_with_gradients, make_call(), features, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(run_torchops(compute_with_gradients, make_call(), features, masks), expected)
+        for types in [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]:
+            inputs = features.to(types[0]), masks.to(types[1])
+            output, gradients = run_torchops(compute_with_gradients, make_call(), *inputs)
+            assert (output.dtype, *(gradient.dtype for gradient in gradients)) == (types[0], *types)
+
+
+def test_compile():
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, make_call(), *inputs)
+    torch.compiler.reset()
+    compiled = torch.compile(make_call(), backend="aot_eager")
+    assert_same(run_torchops(compute_with_gradients, compiled, *inputs), expected)
+
+
+def test_memory_formats():
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, make_call(), *inputs)
+    strided = [x.to(memory_format=torch.channels_last) for x in inputs]
+    assert_same(run_torchops(compute_with_gradients, make_call(), *strided), expected)
+
+
+def test_the_chunk_size_changes_nothing(monkeypatch):
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, make_call(), *inputs)
+    for chunk_size in (1, 300):
+        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        assert_same(run_torchops(compute_with_gradients, make_call(), *inputs), expected)
+
+
+def test_the_layer():
+    torch.manual_seed(0)
+    layer = CARAFEPack(4, 2, compressed_channels=3)
+    x = torch.randn(2, 4, 5, 6)
+    masks = layer.kernel_normalizer(layer.content_encoder(layer.channel_compressor(x)))
+    output = run_torchops(layer, x)
+    assert_same(output, reassemble(x, masks, 5, 1, 2))
+    output.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())

@@ -1,85 +1,165 @@
-"""Multi-scale deformable attention equals mmcv's PyTorch implementation, and a loop over its definition."""
+"""Multi-scale deformable attention, against mmcv's own PyTorch function in double precision, and its derivatives."""
+
+import math
 
 import mmcv_torchops
 import pytest
 import torch
+from mmcv.ops import MultiScaleDeformableAttention
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
-from torchops_testing import DEVICES, assert_same, compute_with_gradients, use_operators
+from mmcv_torchops import roi_sampling
+from torch import Tensor
+from torchops_testing import DEVICES, assert_same, compute_with_gradients, needs_cuda, run_torchops
 
-SHAPES = [(6, 5), (3, 4), (1, 2)]
+SHAPES = torch.tensor([[5, 7], [3, 4], [1, 2]])
+STARTS = torch.tensor([0, 35, 47])
 
 
-def make_inputs(batch=3, dtype=torch.float64, device="cpu"):
-    """Return value, shapes, starts, locations (some outside of the maps) and weights."""
+def make_inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Return a value, locations in and around the maps, and weights."""
     generator = torch.Generator().manual_seed(0)
-    keys = sum(h * w for h, w in SHAPES)
-    value = torch.randn(batch, keys, 2, 4, generator=generator, dtype=torch.float64)
-    locations = 1.4 * torch.rand(batch, 5, 2, len(SHAPES), 3, 2, generator=generator, dtype=torch.float64) - 0.2
-    weights = torch.rand(batch, 5, 2, len(SHAPES), 3, generator=generator, dtype=torch.float64)
-    shapes = torch.tensor(SHAPES, device=device)
-    starts = torch.tensor([0, 30, 42], device=device)
-    return value.to(device, dtype), shapes, starts, locations.to(device, dtype), weights.to(device, dtype)
+    value, locations, weights = (
+        torch.rand(shape, generator=generator, dtype=torch.float64)
+        for shape in [(4, 49, 2, 3), (4, 6, 2, 3, 4, 2), (4, 6, 2, 3, 4)]
+    )
+    return [tensor.to(dtype) for tensor in (value - 0.5, 1.6 * locations - 0.3, weights)]
 
 
-def attend_by_loops(value, shapes, starts, locations, weights):
-    """The definition: a weighted sum of bilinear samples, by head, with pixel centres at halves."""
-    batch, _, heads, channels = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    out = value.new_zeros(batch, queries, heads, channels)
-    for level, (height, width) in enumerate(SHAPES):
-        start = int(starts[level])
-        maps = value[:, start : start + height * width].view(batch, height, width, heads, channels)
-        for index in torch.cartesian_prod(*(torch.arange(n) for n in (batch, queries, heads, points))).tolist():
-            b, q, h, p = index
-            x = float(locations[b, q, h, level, p, 0]) * width - 0.5
-            y = float(locations[b, q, h, level, p, 1]) * height - 0.5
-            for yy in (int(y // 1), int(y // 1) + 1):
-                for xx in (int(x // 1), int(x // 1) + 1):
-                    if 0 <= yy < height and 0 <= xx < width:
-                        share = (1 - abs(y - yy)) * (1 - abs(x - xx)) * weights[b, q, h, level, p]
-                        out[b, q, h] += share * maps[b, yy, xx, h]
-    return out.flatten(2)
-
-
-def attend(value, shapes, starts, locations, weights, im2col_step=64):
+def attend(value: Tensor, locations: Tensor, weights: Tensor, im2col_step: int = 2) -> Tensor:
+    shapes, starts = SHAPES.to(value.device), STARTS.to(value.device)
     return MultiScaleDeformableAttnFunction.apply(value, shapes, starts, locations, weights, im2col_step)
 
 
-def test_definition():
-    inputs = make_inputs()
-    with use_operators(mmcv_torchops):
-        assert_same(attend(*inputs), attend_by_loops(*inputs), 1e-12)
+def attend_reference(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    return multi_scale_deformable_attn_pytorch(value, SHAPES, locations, weights)
 
 
-@pytest.mark.parametrize("im2col_step", [1, 3, 64])
 @pytest.mark.parametrize("device", DEVICES)
-def test_outputs_and_gradients(im2col_step, device):
-    value, shapes, starts, locations, weights = make_inputs(device=device)
-    expected = compute_with_gradients(
-        lambda v, p, w: multi_scale_deformable_attn_pytorch(v, shapes, p, w), value, locations, weights
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_to_mmcv_in_pytorch(dtype, device):
+    inputs = make_inputs(dtype)
+    expected = compute_with_gradients(attend_reference, *(x.double() for x in inputs))
+    output, gradients = run_torchops(compute_with_gradients, attend, *(x.to(device) for x in inputs))
+    assert output.dtype == dtype
+    assert_same((output.double().cpu(), [gradient.double().cpu() for gradient in gradients]), expected)
+
+
+def test_gradients_are_derivatives():
+    inputs = [tensor[:1].requires_grad_() for tensor in make_inputs()]
+    assert run_torchops(torch.autograd.gradcheck, attend, inputs, fast_mode=True)
+
+
+def test_levels_begin_at_their_index():
+    value, locations, weights = make_inputs()
+    gap = torch.full((4, 1, 2, 3), math.nan, dtype=torch.float64)
+    shifted = torch.cat([gap, value[:, :35], gap, value[:, 35:]], dim=1)
+    output = mmcv_torchops.ms_deform_attn_forward(
+        shifted, SHAPES, torch.tensor([1, 37, 49]), locations, weights, im2col_step=64
     )
-    with use_operators(mmcv_torchops):
-        actual = compute_with_gradients(
-            lambda v, p, w: attend(v, shapes, starts, p, w, im2col_step), value, locations, weights
-        )
-    assert_same(actual, expected, 1e-12)
+    assert_same(output, attend_reference(value, locations, weights))
+
+
+@pytest.mark.parametrize("position", [math.nan, math.inf, -math.inf, 1e30])
+def test_samples_without_a_position_are_zero(position):
+    value, locations, weights = make_inputs(torch.float32)
+    broken, far = locations.clone(), locations.clone()
+    broken[:, 1, :, :, 2, 1], far[:, 1, :, :, 2, 1] = position, 1000
+    actual, expected = (run_torchops(compute_with_gradients, attend, value, x, weights) for x in (broken, far))
+    assert expected[0].isfinite().all()
+    assert_same(actual, expected)
+
+
+def test_the_step_changes_nothing(monkeypatch):
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, attend, *inputs)
+    for chunk_size in (1, 2**30):
+        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        for step in (1, 4, 64):
+            assert_same(run_torchops(compute_with_gradients, lambda *x, step=step: attend(*x, step), *inputs), expected)
+
+
+def test_the_step_must_divide_the_batch():
+    with pytest.raises(RuntimeError, match="multiple of im2col_step"):
+        run_torchops(attend, *make_inputs(), 3)
+
+
+@pytest.mark.parametrize("images, queries", [(0, 6), (4, 0)])
+def test_nothing(images, queries):
+    value, locations, weights = (tensor[:images] for tensor in make_inputs())
+    output, gradients = run_torchops(
+        compute_with_gradients, attend, value, locations[:, :queries], weights[:, :queries]
+    )
+    assert output.shape == (images, queries, 6)
+    assert_same(gradients[0], torch.zeros_like(value))
+
+
+def test_gradients_are_written_in_place():
+    value, locations, weights = make_inputs()
+    output, expected = run_torchops(compute_with_gradients, attend, value, locations, weights)
+    grad = torch.rand(output.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    actual = [torch.ones_like(tensor) for tensor in (value, locations, weights)]
+    mmcv_torchops.ms_deform_attn_backward(value, SHAPES, STARTS, locations, weights, grad, *actual, im2col_step=64)
+    assert_same(actual, [1 + expected[0], *expected[1:]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("device", DEVICES)
-def test_reduced_precision(dtype, device):
-    value, shapes, starts, locations, weights = make_inputs(dtype=dtype, device=device)
-    with use_operators(mmcv_torchops):
-        out, grads = compute_with_gradients(lambda v, p, w: attend(v, shapes, starts, p, w), value, locations, weights)
-    expected = multi_scale_deformable_attn_pytorch(value.double(), shapes, locations.double(), weights.double())
-    assert out.dtype == dtype and all(grad.dtype == dtype for grad in grads)
-    assert (out.double() - expected).norm() < 0.02 * expected.norm()
+def test_low_precision(dtype):
+    inputs = make_inputs(dtype)
+    expected, expected_gradients = run_torchops(compute_with_gradients, attend, *(x.float() for x in inputs))
+    output, gradients = run_torchops(compute_with_gradients, attend, *inputs)
+    assert output.dtype == gradients[0].dtype == dtype
+    assert_same(output.float(), expected, atol=0.02, rtol=0.02)
+    assert_same([gradient.float() for gradient in gradients], expected_gradients, atol=0.1, rtol=0.05)
 
 
-def test_autocast_and_compile():
-    value, shapes, starts, locations, weights = make_inputs(dtype=torch.float32)
-    with use_operators(mmcv_torchops):
-        expected = attend(value, shapes, starts, locations, weights)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert_same(attend(value, shapes, starts, locations, weights), expected)
-        assert_same(torch.compile(attend, backend="aot_eager")(value, shapes, starts, locations, weights), expected)
+def test_autocast():
+    value, locations, weights = make_inputs(torch.float32)
+    expected = run_torchops(compute_with_gradients, attend, value, locations, weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(run_torchops(compute_with_gradients, attend, value, locations, weights), expected)
+        output, gradients = run_torchops(compute_with_gradients, attend, value.bfloat16(), locations, weights)
+    assert output.dtype == gradients[0].dtype == torch.bfloat16
+    assert gradients[1].dtype == gradients[2].dtype == torch.float32
+
+
+def test_compile():
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, attend, *inputs)
+    torch.compiler.reset()
+    compiled = torch.compile(attend, backend="aot_eager")
+    assert_same(run_torchops(compute_with_gradients, compiled, *inputs), expected)
+
+
+def test_strided_tensors():
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, attend, *inputs)
+    strided = [tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in inputs]
+    assert_same(run_torchops(compute_with_gradients, attend, *strided), expected)
+
+
+def test_deterministic_algorithms():
+    inputs = make_inputs()
+    expected = run_torchops(compute_with_gradients, attend, *inputs)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_same(run_torchops(compute_with_gradients, attend, *inputs), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_the_layer_on_cuda_equals_the_layer_on_the_cpu():
+    torch.manual_seed(0)
+    layer = MultiScaleDeformableAttention(embed_dims=8, num_heads=2, num_levels=3, batch_first=True).eval()
+    query, value, points = torch.randn(2, 6, 8), torch.randn(2, 49, 8), torch.rand(2, 6, 3, 2)
+    expected = layer(query, value=value, reference_points=points, spatial_shapes=SHAPES, level_start_index=STARTS)
+    output = run_torchops(
+        layer.cuda(),
+        query.cuda(),
+        value=value.cuda(),
+        reference_points=points.cuda(),
+        spatial_shapes=SHAPES.cuda(),
+        level_start_index=STARTS.cuda(),
+    )
+    assert_same(output.cpu(), expected)

@@ -11,9 +11,9 @@ from torch import Tensor
 def find_corners(y: Tensor, x: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[Tensor, Tensor]:
     """Return the four pixels around positions, y * width + x, and their weights, both of shape (..., 4).
 
-    ``height`` and ``width`` broadcast to the shape of ``y`` and ``x``. Pixels off the map have the number 0 and weight 0,
-    and so have all four if the position is a pixel or more off the map, or not a number. The weights are differentiable:
-    at the position of a pixel, the derivative is the one towards larger coordinates.
+    ``height`` and ``width`` broadcast to the shape of ``y`` and ``x``. Pixels off the map have the number and weight 0,
+    and so have all four if the position is a pixel or more off the map, or not a number. The weights are
+    differentiable; at the position of a pixel, their derivative is the one towards larger coordinates.
     """
     inside = (y > -1) & (y < height) & (x > -1) & (x < width)
     y, x = torch.where(inside, y, 0), torch.where(inside, x, 0)

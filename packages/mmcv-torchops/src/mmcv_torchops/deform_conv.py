@@ -179,7 +179,7 @@ def modulated_deform_conv_backward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Add the gradients of the input, the weight and, if ``with_bias``, the bias; write those of the offset and mask."""
+    """Add the gradients of the input, the weight and the bias, and write those of the offset and the mask."""
     kernel = Kernel(
         (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .boxes import as_float
+from .roi_sampling import untraced
 
 # The least probability whose logarithm is taken.
 MIN_PROBABILITY = torch.finfo(torch.float32).tiny
@@ -27,6 +28,7 @@ def sigmoid_focal_loss_forward(
     output.copy_(loss * torch.where(is_class, -alpha, alpha - 1) * _weigh_rows(weight, target)[:, None])
 
 
+@untraced
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -56,6 +58,7 @@ def softmax_focal_loss_forward(
     output.copy_((loss * _weigh_rows(weight, target)).masked_fill(target < 0, 0))
 
 
+@untraced
 def softmax_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:

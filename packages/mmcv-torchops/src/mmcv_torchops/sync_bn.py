@@ -6,6 +6,8 @@ Features are (N, C, S) of any floating type; statistics (C,), ``norm`` (N, C, S)
 import torch
 from torch import Tensor
 
+from .roi_sampling import untraced
+
 
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
     """Write the mean of each channel into ``mean`` (C,)."""
@@ -48,12 +50,14 @@ def sync_bn_forward_output(
         running_var.copy_(momentum * unbiased_var + (1 - momentum) * running_var)
 
 
+@untraced
 def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> None:
     """Write this process's gradients of weight and bias into ``grad_weight`` and ``grad_bias`` (C,)."""
     grad_weight.copy_((grad_output * norm).sum((0, 2)))
     grad_bias.copy_(grad_output.sum((0, 2), dtype=grad_bias.dtype))
 
 
+@untraced
 def sync_bn_backward_data(
     grad_output: Tensor,
     weight: Tensor,
