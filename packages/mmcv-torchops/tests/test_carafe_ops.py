@@ -139,7 +139,4 @@ def test_the_layer():
     layer = CARAFEPack(4, 2, compressed_channels=3)
     x = torch.randn(2, 4, 5, 6)
     masks = layer.kernel_normalizer(layer.content_encoder(layer.channel_compressor(x)))
-    output = run_torchops(layer, x)
-    assert_same(output, reassemble(x, masks, 5, 1, 2))
-    output.sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+    assert_same(run_torchops(layer, x), reassemble(x, masks, 5, 1, 2))

@@ -30,6 +30,6 @@ def find_corners(y: Tensor, x: Tensor, height: Tensor | int, width: Tensor | int
 
 def blend_rows(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Return the weighted sums of rows (M, C) that ``index`` (B, J) names, with ``weight`` (B, J): shape (B, C)."""
-    if rows.device.type == "mps":  # has no embedding_bag before PyTorch 2.10
-        return (rows[index] * weight[..., None]).sum(1)
+    if rows.device.type == "mps":  # where not every version of PyTorch has embedding_bag
+        return sum(rows[i] * w[:, None] for i, w in zip(index.unbind(1), weight.unbind(1), strict=True))
     return F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight)

@@ -280,14 +280,15 @@ def make_columns(input: Tensor, offset: Tensor, mask: Tensor, kernel: Kernel) ->
     dtype = get_working_dtype(input)
     batch, channels, height, width = input.shape
     y, x = locate_taps(offset.to(dtype), kernel)
+    _, points, taps, offset_groups = y.shape
     pixel, share = find_corners(y, x, height, width)
     image = torch.arange(batch, device=input.device).view(-1, 1, 1, 1, 1)
-    group = torch.arange(kernel.offset_groups, device=input.device).view(-1, 1)
-    row = (image * (height * width) + pixel) * kernel.offset_groups + group
-    share = share * mask.to(dtype).reshape(batch, kernel.offset_groups, *y.shape[2:0:-1]).permute(0, 3, 2, 1)[..., None]
-    rows = input.to(dtype).permute(0, 2, 3, 1).reshape(-1, channels // kernel.offset_groups)
-    samples = blend_rows(rows, row.view(-1, 4), share.reshape(-1, 4))
-    samples = samples.view(-1, y.shape[2], kernel.groups, channels // kernel.groups)
+    group = torch.arange(offset_groups, device=input.device).view(-1, 1)
+    row = (image * (height * width) + pixel) * offset_groups + group
+    factor = mask.to(dtype).reshape(batch, offset_groups, taps, points).permute(0, 3, 2, 1)
+    rows = input.to(dtype).permute(0, 2, 3, 1).reshape(-1, channels // offset_groups)
+    samples = blend_rows(rows, row.flatten(0, 3), (share * factor[..., None]).flatten(0, 3))
+    samples = samples.view(batch * points, taps, kernel.groups, channels // kernel.groups)
     return samples.permute(2, 0, 1, 3).flatten(2)
 
 
