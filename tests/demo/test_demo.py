@@ -68,7 +68,7 @@ def test_coco_panoptic_agrees_with_instances(demo_root):
     areas = {}
     for annotation in panoptic["annotations"]:
         png = cv2.imread(str(coco / "annotations/panoptic_train2017" / annotation["file_name"]))
-        ids = png[..., 2].astype(int) + 256 * png[..., 1] + 65536 * png[..., 0]
+        ids = png.astype(int) @ [65536, 256, 1]
         assert set(np.unique(ids)) == {segment["id"] for segment in annotation["segments_info"]}
         for segment in annotation["segments_info"]:
             assert (ids == segment["id"]).sum() == segment["area"]

@@ -82,9 +82,9 @@ class Environment:
 ENVIRONMENTS = {
     "py310-torch2.4": Environment("3.10", "2.4.1", "0.19.1", "1.26.4", "4.10.0.84"),
     "py311-compiled": Environment("3.11", "2.11.0", "0.26.0", "1.26.4", "4.11.0.86", mmcv="mmcv==2.1.0"),
-    "py311": Environment("3.11", "2.14.1", "0.29.1", "2.4.*", "5.0.*"),
-    "py312-numpy2": Environment("3.12", "2.14.1", "0.29.1", "2.*", "4.*"),
-    "py313-numpy2": Environment("3.13", "2.14.1", "0.29.1", "2.*", "5.*"),
+    "py311": Environment("3.11", "2.14.1", "0.29.1", "2.3.*", "5.0.*"),
+    "py312-numpy2": Environment("3.12", "2.14.1", "0.29.1", "2.2.*", "4.12.*"),
+    "py313-numpy2": Environment("3.13", "2.14.1", "0.29.1", "2.3.*", "5.0.*"),
     "py311-torch2.1-compiled": Environment("3.11", "2.1.2", "0.16.2", "1.26.4", "4.5.5.64", mmcv="mmcv==2.1.0"),
     "onedl": Environment("3.11", "2.14.1", "0.29.1", "1.26.4", "4.11.0.86", codebases=tuple(ONEDL), mmcv=""),
 }
@@ -185,7 +185,7 @@ def check(name: str) -> dict:
 
     checks = {
         "import": run("python -m van_mm.ops", "python -m van_mm.utils.check_env"),
-        "operators": run("python -m pytest -q -p no:cacheprovider packages"),
+        "operators": run("python -m pytest -q -n 2 -p no:cacheprovider packages"),
     }
     work = FOLDER / "work" / name
     shutil.rmtree(work, ignore_errors=True)
@@ -234,8 +234,9 @@ def main(args: argparse.Namespace) -> int:
         if args.run:
             failed |= subprocess.run(shlex.split(args.run), cwd=ROOT, env=build(name)).returncode != 0
             continue
+        result = check(name)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results[name] = check(name)
+        results[name] = result
         RESULTS.write_text(json.dumps(results, indent=2))
         write_table(results)
         print(json.dumps(results[name], indent=2), flush=True)

@@ -13,7 +13,7 @@ from van_mm.utils.codebases import CODEBASES
 TESTED_VERSIONS = {
     "torch": {"torch": ("2.1", "2.15")},
     "torchvision": {"torchvision": ("0.16", "0.30")},
-    "numpy": {"numpy": ("1.26", "2.6")},
+    "numpy": {"numpy": ("1.26", "2.4")},
     "cv2": {"opencv-python": ("4.5", "5.1"), "opencv-python-headless": ("4.5", "5.1")},
     "mmengine": {"mmengine": ("0.10.3", "0.11"), "onedl-mmengine": ("0.10.12", "0.11")},
     "mmcv": {"mmcv-lite": ("2.1.0", "2.2.0"), "mmcv": ("2.1.0", "2.2.0"), "onedl-mmcv": ("2.3", "2.4")},
@@ -99,7 +99,8 @@ def describe_operators() -> str:
     extension = importlib.import_module("mmcv._ext")
     if isinstance(extension.__spec__.loader, ExtensionFileLoader):
         return "compiled"
-    return f"PyTorch and torchvision (mmcv-torchops {version('mmcv-torchops')})"
+    name, installed = find_distribution(["mmcv-torchops"]) or ("an unknown module", "")
+    return f"PyTorch and torchvision ({name} {installed})"
 
 
 def describe_gpus() -> str:
