@@ -34,10 +34,12 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.fileio import dump
 
     from van_mm.apis.assembly import build_datasets, build_runner, wrap_first_step_errors
+    from van_mm.apis.command_line import keep_tracebacks
     from van_mm.apis.run_config import prepare_data
     from van_mm.checkpoints.io import read_checkpoint
     from van_mm.checkpoints.loading import match_complete_state_dict
     from van_mm.utils.errors import UserError
+    from van_mm.visualization.class_names import get_trained_meta, use_trained_names
 
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
     # The config, as the flags change it.
     cfg = load_config(args)
+    keep_tracebacks(cfg.work_dir)
     if not cfg.test_dataloader:
         raise UserError(f"{args.config} only trains: its data set has nothing to test on")
     cfg.load_from = args.checkpoint
@@ -64,13 +67,25 @@ def main(args: argparse.Namespace) -> None:
     runner = build_runner(cfg)
     match_complete_state_dict(runner.model, checkpoint, args.checkpoint)
     build_datasets(runner, ("test",))
+    use_trained_names(getattr(runner.test_dataloader.dataset, "metainfo", {}), get_trained_meta(checkpoint))
 
     with wrap_first_step_errors(runner):
         metrics = runner.test()
     if runner.rank == 0:
         if args.out and args.out.endswith(".json"):
-            dump({key: float(value) for key, value in metrics.items()}, args.out)
+            dump({key: to_plain(value) for key, value in metrics.items()}, args.out)
         print_published(args.checkpoint, metrics)
+
+
+def to_plain(value):
+    """Return a figure of a metric, or the figures in a list, an array or a dict, as JSON can hold them."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # arrays and tensors
+        return to_plain(value.tolist())
+    return float(value) if isinstance(value, (int, float)) else value if value is None else str(value)
 
 
 def print_published(checkpoint: str, metrics: dict) -> None:
@@ -88,6 +103,7 @@ def print_published(checkpoint: str, metrics: dict) -> None:
 
 def save_predictions(cfg, out: str) -> None:
     """Write the predictions to a pickle file, or those of a segmentor to a folder of PNG files."""
+    from van_mm.utils.config_walk import get_type_name
     from van_mm.utils.errors import UserError
 
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
@@ -101,7 +117,7 @@ def save_predictions(cfg, out: str) -> None:
             "predictions."
         )
     evaluators[0].output_dir = out
-    if evaluators[0].type == "CityscapesMetric":
+    if get_type_name(evaluators[0]) == "CityscapesMetric":
         evaluators[0].keep_results = True
 
 

@@ -45,9 +45,10 @@ def main(args: argparse.Namespace) -> None:
         check_pretrained_weights,
         wrap_first_step_errors,
     )
+    from van_mm.apis.command_line import keep_tracebacks
     from van_mm.apis.run_config import prepare_data
     from van_mm.checkpoints.io import read_checkpoint
-    from van_mm.checkpoints.loading import match_complete_state_dict
+    from van_mm.checkpoints.loading import check_related_weights, match_complete_state_dict
     from van_mm.utils.errors import UserError
 
     if not 0 <= args.max_bad_data <= 1:
@@ -55,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
 
     # The config, as the flags change it.
     cfg = load_config(args)
+    keep_tracebacks(cfg.work_dir)
     if args.amp:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    resume_from = find_checkpoint(cfg.work_dir) if args.resume == "auto" else args.resume
+    resume_from = choose_checkpoint(cfg, args)
 
     # Everything that can be wrong is checked before the training starts.
     prepare_data(cfg, ("train",) if args.no_validate else ("train", "val"), args.demo)
@@ -74,6 +76,8 @@ def main(args: argparse.Namespace) -> None:
     runner = build_runner(cfg)
     if checkpoint:
         match_complete_state_dict(runner.model, checkpoint, resume_from)
+    elif cfg.get("load_from"):
+        check_related_weights(runner.model, cfg.load_from)
     build_datasets(runner, ("train", "val"), args.max_bad_data)
 
     with wrap_first_step_errors(runner):
@@ -93,16 +97,43 @@ def use_mixed_precision(cfg) -> None:
         cfg.optim_wrapper.backbone_only = "roi_head" in cfg.model or cfg.default_scope == "mmpose"
 
 
+def choose_checkpoint(cfg, args: argparse.Namespace) -> str | None:
+    """Return the checkpoint to resume from, or None, and remove what an earlier run has left in its config.
+
+    A resumed run writes ``resume=True`` and its checkpoint as ``load_from`` into the config in its work dir. A run of
+    this config resumes only if the command line asks for it.
+    """
+    asked = args.resume or (args.cfg_options.get("resume") and (args.cfg_options.get("load_from") or "auto"))
+    if cfg.get("resume"):
+        if not asked:
+            print(
+                f"{args.config} has resume=True and load_from={cfg.get('load_from')!r}, as the config of a resumed run "
+                "has. Both are ignored. Add --resume to continue that run",
+                flush=True,
+            )
+        cfg.resume, cfg.load_from = False, args.cfg_options.get("load_from")
+    return find_checkpoint(cfg.work_dir) if asked == "auto" else asked
+
+
 def find_checkpoint(work_dir: str) -> str | None:
-    """Return the latest complete checkpoint of a work dir, or None, and print what was found."""
+    """Return the latest complete checkpoint of a work dir, or None, and print what was found.
+
+    Rank 0 decides for all ranks, because the others may see an older state of a network drive.
+    """
+    from mmengine.dist import broadcast_object_list, get_rank
+
     from van_mm.engine.runner.checkpoint_files import find_latest_checkpoint
 
-    latest, broken = find_latest_checkpoint(work_dir)
-    for path in broken:
-        print(f"{path} is broken or cut short, and left alone", flush=True)
-    if latest is None:
-        print(f"{work_dir} has no checkpoint to resume from; starting from the beginning", flush=True)
-    return latest and str(latest)
+    latest = None
+    if get_rank() == 0:
+        latest, broken = find_latest_checkpoint(work_dir)
+        for path in broken:
+            print(f"{path} is broken or cut short, and left alone", flush=True)
+        if latest is None:
+            print(f"{work_dir} has no checkpoint to resume from; starting from the beginning", flush=True)
+    found = [latest and str(latest)]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def resume(cfg, path: str, checkpoint: dict) -> None:

@@ -139,7 +139,7 @@ for config, option, words in [
     (CLS, "load_from=nowhere.pth", ("nowhere.pth",)),
     (CLS, "load_from=TEXT", ("text.pth",)),
     (SEG, "model.decode_head.num_classes=20", ("model.decode_head.num_classes is 20", "150 classes")),
-    (SEG, "model.neck.in_channels=[1,2]", ("does not build or run", "len(self.in_channels)")),
+    (SEG, "model.neck.in_channels=[1,2]", ("validation fails on its first batch", "len(self.in_channels)")),
     (SEG, "model.decode_head.loss_decode.type=Loss", ("does not build", "Loss")),
     (DET, "model.bbox_head.num_classes=3", ("model.bbox_head.num_classes is 3", "80 classes")),
     (

@@ -77,9 +77,8 @@ def build_loading_dataset(dataset_cfg, split: str):
 
     from mmengine.registry import DATASETS
 
-    from van_mm.datasets.checks.annotations import get_type_name
     from van_mm.datasets.checks.run import wrap_dataset_errors
-    from van_mm.utils.config_walk import iter_dicts
+    from van_mm.utils.config_walk import get_type_name, iter_dicts
 
     dataset_cfg = copy.deepcopy(dataset_cfg)  # the checks of the config need the whole pipeline
     for node in iter_dicts(dataset_cfg):

@@ -3,7 +3,8 @@
 
 python tools/model_converters/publish_model.py work_dirs/upernet_van_b2/iter_160000.pth upernet_van_b2.pth
 
-A .pth file keeps the checkpoint's meta data; a .safetensors file holds the weights alone.
+A .pth file keeps the checkpoint's meta data, and upstream's tools can read it without van_mm. A .safetensors file holds
+the weights alone.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main(args: argparse.Namespace) -> None:
 
     from van_mm.checkpoints.io import read_checkpoint
     from van_mm.checkpoints.key_maps import get_state_dict
+    from van_mm.checkpoints.plain_types import to_plain_types
 
     checkpoint = read_checkpoint(args.in_file)
     weights = {key: value.cpu().contiguous() for key, value in get_state_dict(checkpoint).items()}
@@ -36,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out_file.suffix == ".safetensors":
         save_file(weights, draft)
     else:
-        torch.save(dict(meta=checkpoint.get("meta", {}), state_dict=weights), draft)
+        torch.save(dict(meta=to_plain_types(checkpoint.get("meta", {})), state_dict=weights), draft)
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
     published = args.out_file.with_name(f"{args.out_file.stem}-{digest}{args.out_file.suffix}")
     draft.rename(published)

@@ -82,12 +82,12 @@ def main(args: argparse.Namespace) -> None:
 
 def transform_annotations(dataset_cfg) -> None:
     """Change the pipelines so that they transform the annotations together with the images."""
-    from van_mm.utils.config_walk import iter_dicts
+    from van_mm.utils.config_walk import get_type_name, iter_dicts
 
     for node in iter_dicts(dataset_cfg):
         if "pipeline" in node:  # test pipelines load annotations last, so that they keep the file's size
-            node.pipeline.sort(key=lambda transform: "Load" not in transform.type)
-        if node.get("type") == "PackPoseInputs":
+            node.pipeline.sort(key=lambda transform: "Load" not in get_type_name(transform))
+        if get_type_name(node) == "PackPoseInputs":
             node.pack_transformed = True  # adds the keypoints in coordinates of the transformed image
 
 

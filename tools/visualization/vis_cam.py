@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     for (name, _), (cfg, model) in zip(args.model, models, strict=True):
         if cfg.default_scope != "mmpretrain" or not getattr(model, "with_head", False):
             raise UserError(f"{name} is no classifier")
-        classes = get_dataset_meta(cfg).get("classes")
+        classes = get_dataset_meta(cfg, model).get("classes")
         images, inputs = preprocess_images(cfg, model, files, args.size)
         targets = None
         if args.target is not None:

@@ -4,7 +4,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS, init_default_scope
 
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 
 # Training samples of the suite's data sets. CocoDataset counts images with annotations, and mmpose's counts people.
 NUM_TRAIN_SAMPLES = {
@@ -15,7 +15,7 @@ NUM_TRAIN_SAMPLES = {
     "CocoPanopticDataset": 118287,
     "mmpose.CocoDataset": 149813,
     "ADE20KDataset": 20210,
-    "van_mm.SaliencyDataset": 10553,
+    "SaliencyDataset": 10553,
 }
 
 
@@ -31,7 +31,7 @@ def count_steps_per_epoch(cfg: Config, gpus: int | None = None, samples: int | N
     Raises:
         ValueError: If the number of samples is not known.
     """
-    kind = next(node.type for node in iter_dicts(cfg.train_dataloader.dataset) if "pipeline" in node)
+    kind = next(get_type_name(node) for node in iter_dicts(cfg.train_dataloader.dataset) if "pipeline" in node)
     samples = samples or NUM_TRAIN_SAMPLES.get(f"{cfg.default_scope}.{kind}") or NUM_TRAIN_SAMPLES.get(kind)
     if not samples:
         raise ValueError(f"the number of training samples of {kind} is not known. Set it")

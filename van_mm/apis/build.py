@@ -12,6 +12,7 @@ from van_mm.checkpoints.io import read_checkpoint
 from van_mm.checkpoints.loading import match_complete_state_dict
 from van_mm.utils.config_walk import drop_pretrained, iter_dicts, to_pair
 from van_mm.utils.errors import wrap_build_errors
+from van_mm.visualization.class_names import get_trained_meta
 
 
 def build_model(cfg: Config, source: str) -> nn.Module:
@@ -23,7 +24,8 @@ def build_model(cfg: Config, source: str) -> nn.Module:
         source (str): Checkpoint of this model: a file or a URL.
 
     Returns:
-        nn.Module: The model on the CPU, in eval mode.
+        nn.Module: The model on the CPU, in eval mode. Its ``dataset_meta`` is the meta information of the data set that
+        it was trained on, as in upstream's inferencers, or empty.
 
     Raises:
         UserError: If the config does not build, or if the checkpoint belongs to another model.
@@ -42,6 +44,7 @@ def build_model(cfg: Config, source: str) -> nn.Module:
     checkpoint = read_checkpoint(source)
     model = build_random_model(cfg)
     model.load_state_dict(match_complete_state_dict(model, checkpoint, source))
+    model.dataset_meta = get_trained_meta(checkpoint)
     return model
 
 

@@ -1,13 +1,18 @@
 """Find, list and load configs."""
 
+import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
+from types import FunctionType
 
 from mmengine.config import Config
+from mmengine.registry import Registry
 
 from van_mm.utils.codebases import CODEBASES, find_upstream_config_dir
+from van_mm.utils.config_walk import iter_dicts
 from van_mm.utils.errors import ConfigNotFoundError, UserError
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
@@ -139,11 +144,70 @@ def get_config(name: str) -> Config:
         ('b2', [64, 128, 320, 512])
     """
     path = find_config(name)
+    for folder in (str(Path(path).parent), str(Path.cwd())):  # for modules of custom_imports
+        if folder not in sys.path:
+            sys.path.append(folder)
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except Exception as error:
-        problem = f"{type(error).__name__}: {str(error).partition(', the current sys.path')[0]}"
-        raise UserError(f"{path} does not load: {problem}") from error
+        raise UserError(f"{path} does not load: {describe_load_error(error)}") from error
+    return use_type_names(cfg)
+
+
+def describe_load_error(error: Exception) -> str:
+    """Return an error of a config in one line. For a module of ``custom_imports``, it is the module's own error."""
+    problem = str(error).partition(", the current sys.path")[0]
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    text = f"{type(error).__name__}: {problem}"
+    origin = causes[-1]
+    if not isinstance(error, ImportError) or origin is error:
+        return text
+    frame = traceback.extract_tb(origin.__traceback__)[-1]
+    place = "" if "importlib" in frame.filename else f" ({frame.filename}, line {frame.lineno}: {frame.line})"
+    return f"{text}: {type(origin).__name__}: {origin}{place}"
+
+
+def use_type_names(cfg: Config) -> Config:
+    """Replace classes that a config gives as ``type`` by their names, and return the config.
+
+    New-style configs import classes. A class that is registered gets its registered name, with its scope unless it is
+    the config's. Any other class gets its full import path. A missing ``default_scope`` comes from the model's class.
+    """
+    nodes = [node for node in iter_dicts(cfg._cfg_dict) if isinstance(node.get("type"), (type, FunctionType))]
+    if "model" in cfg and not cfg.get("default_scope"):
+        kind = (cfg.model or {}).get("type") or ""
+        scope = (kind if isinstance(kind, str) else f"{kind.__module__}.").partition(".")
+        if scope[0] in CODEBASES and scope[1]:
+            cfg.default_scope = scope[0]
+    if nodes:
+        names = list_registered_names(cfg.get("default_scope"))
+        for node in nodes:
+            kind = node["type"]
+            node["type"] = names.get(kind) or get_import_path(kind) or kind
+    return cfg
+
+
+def list_registered_names(default_scope: str | None) -> dict[type, str]:
+    """Return the registered name of each class in the registries of mmengine, the codebases and this package."""
+    names, own_names = {}, set()
+    for scope in (default_scope, "mmengine", *CODEBASES, "van_mm"):
+        module = sys.modules.get(f"{scope}.registry")
+        for registry in vars(module).values() if module else ():
+            if isinstance(registry, Registry) and registry.scope == scope:
+                for name, kind in registry.module_dict.items():
+                    if scope == default_scope:
+                        own_names.add(name)
+                    is_plain = scope == default_scope or scope == "mmengine" and name not in own_names
+                    names.setdefault(kind, name if is_plain else f"{scope}.{name}")
+    return names
+
+
+def get_import_path(kind: type) -> str | None:
+    """Return the module and the name of a class, if it can be imported by them."""
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    return path if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind else None
 
 
 def get_experiment_config(name: str, parts: Sequence[str] = ("model",)) -> Config:

@@ -15,11 +15,11 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from van_mm.apis.build import get_input_channels
-from van_mm.datasets.checks.annotations import get_type_name
 from van_mm.models.utils.autocast import autocast_backbone
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import UserError
 from van_mm.utils.image_files import fit_channels, read_image
+from van_mm.visualization.class_names import use_trained_names
 from van_mm.visualization.drawing import (
     build_visualizer,
     complete_classes,
@@ -32,11 +32,13 @@ from van_mm.visualization.model_inputs import to_rgb
 from van_mm.visualization.panels import draw_beside, draw_legend, draw_score_bars
 
 
-def get_dataset_meta(cfg: Config) -> dict:
+def get_dataset_meta(cfg: Config, model: nn.Module | None = None) -> dict:
     """Return the metadata of a config's test data set. The data set's files are not needed.
 
     Args:
         cfg (Config): Config of an experiment.
+        model (nn.Module, optional): Trained model, from :func:`van_mm.apis.build.build_model`. If its checkpoint has
+            other names of classes or keypoints, the checkpoint's metadata takes precedence, with a warning.
 
     Returns:
         dict: ``metainfo`` of the data set, such as the names of its classes and keypoints, and their colors.
@@ -45,7 +47,8 @@ def get_dataset_meta(cfg: Config) -> dict:
         UserError: If the config has no test data set.
     """
     init_default_scope(cfg.default_scope)
-    return DATASETS.build(dict(copy.deepcopy(get_test_dataset_cfg(cfg)), pipeline=[], lazy_init=True)).metainfo
+    meta = DATASETS.build(dict(copy.deepcopy(get_test_dataset_cfg(cfg)), pipeline=[], lazy_init=True)).metainfo
+    return use_trained_names(meta, getattr(model, "dataset_meta", None) or {})
 
 
 def build_test_pipeline(cfg: Config) -> Compose:
@@ -139,7 +142,7 @@ class Inferencer:
 
     def __init__(self, cfg: Config, model: nn.Module, amp: bool = False, score_thr: float = 0.3, topk: int = 5) -> None:
         self.task = cfg.default_scope
-        self.meta = complete_classes(get_dataset_meta(cfg), cfg)
+        self.meta = complete_classes(get_dataset_meta(cfg, model), cfg)
         self.classes = self.meta.get("classes")
         self.pipeline = build_test_pipeline(cfg)
         self.channels = get_input_channels(model)

@@ -12,6 +12,7 @@ from van_mm.demo.demo_config import apply_demo
 from van_mm.demo.demo_data import make_demo_data
 from van_mm.engine.distributed.processes import join_job, rank_zero_first
 from van_mm.utils.cfg_options import apply_cfg_options
+from van_mm.utils.config_walk import get_type_name
 from van_mm.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -119,13 +120,25 @@ def change_backbone_and_optimizer(cfg: Config, backbone: str | None, paper_optim
 
 
 def add_guards(cfg: Config) -> None:
-    """Add the hooks that protect a run, and write its checkpoints atomically (see docs/long_runs.md)."""
+    """Add the hooks that protect a run, and write its checkpoints atomically (see docs/long_runs.md).
+
+    Guards that the config has already, as the config in the work dir of an earlier run does, stay as they are.
+    """
     weights_hook = ConfigDict(type="van_mm.AnyVANWeightsHook", priority="VERY_HIGH")  # before EMAHook copies weights
-    guards = [ConfigDict(type=f"van_mm.{name}Hook") for name in ("Divergence", "ExactResume", "Stop")]
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), weights_hook, *guards]
+    names = ("Divergence", "ExactResume", "Stop", "PlainTypes", "ValidationTrial")
+    guards = [ConfigDict(type=f"van_mm.{name}Hook") for name in names]
+    for hook in (weights_hook, *guards):
+        add_hook(cfg, hook)
     checkpoint_hook = cfg.get("default_hooks", {}).get("checkpoint", {})
     if "://" not in str(checkpoint_hook.get("out_dir", "")):
         checkpoint_hook.setdefault("backend_args", ConfigDict(backend="van_mm.AtomicBackend"))
+
+
+def add_hook(cfg: Config, hook: dict) -> None:
+    """Add a hook to ``custom_hooks`` unless one of its type is there."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    if get_type_name(hook) not in map(get_type_name, hooks):
+        cfg.custom_hooks = [*hooks, hook]
 
 
 def prepare_data(cfg: Config, splits: tuple[str, ...], demo: bool = False) -> None:

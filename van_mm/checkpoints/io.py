@@ -37,12 +37,13 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 # ---- Reading files --------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint_file(path: str | Path, map_location="cpu") -> dict:
+def read_checkpoint_file(path: str | Path, map_location="cpu", mmap: bool = False) -> dict:
     """Read a checkpoint file without running any code in it.
 
     Args:
         path (str | Path): A file in safetensors' format, if its name ends in ``.safetensors``, or else in PyTorch's.
         map_location: Device of the tensors, as in ``torch.load``. Defaults to 'cpu'.
+        mmap (bool): Leave tensors on the disk until they are used, if the file's format allows it. Defaults to False.
 
     Returns:
         dict: The content of the file: a state dict, or a dict that contains one.
@@ -56,6 +57,7 @@ def read_checkpoint_file(path: str | Path, map_location="cpu") -> dict:
         raise WeightsError(f"no checkpoint {path}: there is no such file")
     size = path.stat().st_size
     unsafe = os.environ.get(TRUST_VARIABLE) == "1"
+    options = dict(map_location=map_location, mmap=True if mmap and zipfile.is_zipfile(path) else None)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -66,9 +68,9 @@ def read_checkpoint_file(path: str | Path, map_location="cpu") -> dict:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise WeightsError(f"{path} is a compressed archive, not a checkpoint. Unpack it first")
         if unsafe:
-            content = torch.load(path, map_location=map_location, weights_only=False)
+            content = torch.load(path, **options, weights_only=False)
         elif torch.__version__ >= "2.6":
-            content = torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, **options, weights_only=True)
         else:
             warn_of_old_torch()
             content = torch.load(path, map_location=map_location, pickle_module=RestrictedPickle, weights_only=False)

@@ -6,8 +6,11 @@ checkpoints of whole models, with or without the prefixes of wrappers. :func:`sp
 ``load_state_dict``; through them mmengine's own loading accepts every layout.
 """
 
+import logging
+import math
 import re
 
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.nn import Module
 
@@ -45,6 +48,7 @@ HUGGINGFACE_TO_OFFICIAL = [
 BACKBONE_KEY = re.compile(r"^(?:patch_embed|block|norm)\d+\.")
 HEAD_KEY = re.compile(r"^(?:head|head\.fc|classifier)\.(weight|bias)$")  # official, MMLab, Hugging Face
 UNUSED_KEY = re.compile(r"^(?:van\.)?layernorm\.")  # a norm of Hugging Face's VanModel that is never called
+FIRST_CONV = "patch_embed1.proj.weight"
 NO_VAN_WEIGHTS = "it holds no VAN weights: no key is a VAN's, in any of the known layouts"
 
 
@@ -120,6 +124,10 @@ def rename_backbone_keys(backbone: Module, state_dict: dict, prefix: str, *_) ->
     if not weights:
         raise WeightsError(NO_VAN_WEIGHTS)
     own = backbone.state_dict()
+    if hasattr(backbone, "_params_init_info"):  # inside mmengine's init_weights, which loads pretrained weights
+        adapted = adapt_input_channels(weights, own)
+        if adapted:
+            print_log(adapted, "current", level=logging.WARNING)
     problems = find_mismatches(own, weights)
     if problems:
         raise WeightsError(
@@ -155,6 +163,34 @@ def rename_model_keys(name: str, model: Module, state_dict: dict, prefix: str, *
             del state_dict[key]
         state_dict |= {f"{prefix}{name}.{key}": value for key, value in backbone.items()}
         state_dict |= {prefix + key: value for key, value in rest.items()}
+
+
+def adapt_input_channels(weights: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """Adapt the first convolution of pretrained weights to the input channels of a VAN, in place.
+
+    For a single channel the weights are summed, so that a gray image gives the result of its three equal channels. For
+    other numbers they are repeated and scaled, so that the sum over all channels stays the same.
+
+    Args:
+        weights (dict): State dict of a backbone under official names.
+        own (dict): State dict of the VAN.
+
+    Returns:
+        str | None: A line that says what was changed. None if the channels are the same.
+    """
+    if FIRST_CONV not in weights or FIRST_CONV not in own:
+        return None
+    weight, shape = weights[FIRST_CONV], own[FIRST_CONV].shape
+    given, wanted = weight.shape[1:2].numel(), shape[1]
+    if given == wanted or weight.shape[:1] + weight.shape[2:] != shape[:1] + shape[2:]:
+        return None  # nothing to do, or another architecture, which the caller reports
+    if wanted == 1:
+        adapted, change = weight.sum(1, keepdim=True), "its weights are summed"
+    else:
+        adapted = weight.repeat(1, math.ceil(wanted / given), 1, 1)[:, :wanted] * (given / wanted)
+        change = f"its weights are repeated and scaled by {given}/{wanted}"
+    weights[FIRST_CONV] = adapted.to(weight.dtype)
+    return f"the first convolution is adapted from {given} to {wanted} input channels: {change}"
 
 
 def format_keys(keys: list[str]) -> str:

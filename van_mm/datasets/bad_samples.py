@@ -9,6 +9,7 @@ from mmengine.dataset import Compose
 from van_mm.utils.errors import UserError, format_error
 
 MAX_LISTED_SAMPLES = 20  # largest number of bad samples in a message (our choice)
+MIN_COMMON_ERRORS = 3  # so many samples with the same error point at the pipeline (our choice)
 BAD_SAMPLES_LOG = "bad_data.jsonl"
 
 
@@ -32,24 +33,38 @@ class SkipBadSamples(Compose):
 
     def __call__(self, data: dict) -> dict | None:
         name = str(data.get("img_path", data.get("sample_idx")))
-        try:
-            return super().__call__(data)
-        except Exception as error:
-            return self.skip(name, format_error(error))
+        for transform in self.transforms:
+            try:
+                data = transform(data)
+            except Exception as error:
+                return self.skip(name, format_error(error), type(transform).__name__)
+            if data is None:
+                return None
+        return data
 
-    def skip(self, name: str, problem: str) -> None:
+    def skip(self, name: str, problem: str, transform: str = "") -> None:
         """Log a bad sample, and raise if there are more than the limit allows."""
         with self.log.open("a") as file:
-            file.write(json.dumps(dict(file=name, error=problem)) + "\n")
-        errors = {line["file"]: line["error"] for line in map(json.loads, self.log.read_text().splitlines())}
+            file.write(json.dumps(dict(file=name, error=problem, transform=transform)) + "\n")
+        lines = list(map(json.loads, self.log.read_text().splitlines()))
+        errors = {line["file"]: line["error"] for line in lines}
         if self.limit is None or len(errors) > self.limit:
             listing = "\n".join(f"  {file}: {error}" for file, error in list(errors.items())[:MAX_LISTED_SAMPLES])
             allowance = "" if self.limit is None else f", and {self.limit} may be (--max-bad-data)"
             raise UserError(
                 f"{len(errors)} samples of the data set can't be used{allowance}:\n{listing}\n{self.log} lists all "
-                "that were found so far. Run tools/misc/check_dataset.py to check every sample"
+                f"that were found so far. {self.name_common_cause(lines)}Run tools/misc/check_dataset.py to check "
+                "every sample"
             )
         print(f"left out, {len(errors)} of at most {self.limit}: {name}: {problem}", flush=True)
+
+    @staticmethod
+    def name_common_cause(lines: list[dict]) -> str:
+        """Return a sentence that names the transform if all of several samples have the same error, or nothing."""
+        causes = {(line.get("transform"), line["error"]) for line in lines}
+        if len({line["file"] for line in lines}) < MIN_COMMON_ERRORS or len(causes) > 1:
+            return ""
+        return f"All have the same error of {causes.pop()[0]}: check the options of this transform first. "
 
 
 def iter_datasets(dataset) -> Iterator:

@@ -19,14 +19,14 @@ WARMUP_SHARE = 0.1  # share of the steps that warm up; our choice
 DETECTION_SIDE = 160  # longer side of a detector's test images, in pixels; our choice
 SGD_LR_FACTOR = 30  # limits the learning rate of SGD to this multiple of ``lr``, which suits Adam; our choice
 # Arguments that are sizes in pixels, in transforms, data preprocessors, codecs, heads and test settings.
-SIZE_KEYS = {"scale", "scales", "input_size", "heatmap_size", "in_featuremap_size", "img_scale", "border"}
+SIZE_KEYS = {"scale", "scales", "input_size", "heatmap_size", "in_featuremap_size", "img_scale", "border", "out_shape"}
 # Sizes that are rounded to a multiple of 32, the largest stride of the models.
 CROP_KEYS = {"crop_size", "size", "stride", "random_size_range"}
 # The classes whose sizes are scaled. Any other dict is scaled only if it has a crop_size or an input_size.
 SIZED_TYPES = {
     "Resize", "RandomResize", "RandomChoiceResize", "ResizeEdge", "ResizeShortestEdge", "RandomCrop",
     "RandomResizedCrop", "CenterCrop", "BatchFixedSizePad", "SegDataPreProcessor", "Mosaic", "MixUp", "CachedMosaic",
-    "CachedMixUp", "RandomAffine", "Pad", "BatchSyncRandomResize",
+    "CachedMixUp", "RandomAffine", "Pad", "BatchSyncRandomResize", "MSPNHead",
 }  # fmt: skip
 
 

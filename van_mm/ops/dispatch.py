@@ -6,12 +6,29 @@ on the input's device and type, on autocast, and on whether the model is being t
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from van_mm.ops import library
 
 # Below this number of pixels, packing the weights at each call takes longer than the kernels save.
 MIN_PIXELS = 512
+
+
+def records_operators(x: Tensor | Proxy) -> bool:
+    """Whether the operators applied to ``x`` are recorded, and not only computed.
+
+    A record has to consist of PyTorch's own operators, whose sizes follow the input, because it is loaded without
+    van_mm, or because its reader counts known operators only. Records are made by ``torch.jit.trace`` (and the counters
+    of mmengine and fvcore, which use it), ``torch.fx``, ``torch.export``, ONNX export, and dispatch modes such as
+    PyTorch's ``FlopCounterMode``. ``torch.compile`` is no record, because it runs in this process.
+    """
+    if isinstance(x, Proxy):
+        return True
+    if torch.compiler.is_compiling():
+        return getattr(torch.compiler, "is_exporting", lambda: False)()  # PyTorch 2.7 and newer
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or _get_current_dispatch_mode() is not None
 
 
 def get_compute_dtype(x: Tensor) -> torch.dtype:
@@ -22,7 +39,9 @@ def get_compute_dtype(x: Tensor) -> torch.dtype:
 def to_fast_memory_format(x: Tensor) -> Tensor:
     """Return ``x`` (N, C, H, W) in channels-last memory on the CPU, where depth-wise convolutions then run many times
     faster, and unchanged on other devices."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    if isinstance(x, Proxy) or x.device.type != "cpu":
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def choose_depthwise_algorithm(conv: nn.Conv2d, x: Tensor) -> str:
@@ -34,9 +53,9 @@ def choose_depthwise_algorithm(conv: nn.Conv2d, x: Tensor) -> str:
 
     Returns:
         str: ``'kernel'``, ``'phases'`` or ``'torch'``, see :class:`~van_mm.models.layers.DepthwiseConv2d`. Other
-        devices than the CPU, even kernel sizes and ONNX export always get ``'torch'``.
+        devices than the CPU, even kernel sizes and inputs whose operators are recorded always get ``'torch'``.
     """
-    if x.device.type != "cpu" or conv.kernel_size[0] % 2 == 0 or torch.onnx.is_in_onnx_export():
+    if records_operators(x) or x.device.type != "cpu" or conv.kernel_size[0] % 2 == 0:
         return "torch"
     if library.is_loaded and conv.in_channels % 16 == 0 and get_compute_dtype(x) in (torch.float32, torch.bfloat16):
         return "kernel"
@@ -52,17 +71,15 @@ def get_pointwise_convs(block: nn.Module) -> tuple[nn.Module, ...]:
 def can_use_kernels(block: nn.Module, x: Tensor) -> bool:
     """Whether the fused operators compute the same as ``block`` on ``x``.
 
-    They do for VAN's standard block on the CPU, unless it is traced, compiled or exported, or a hook is registered on
-    one of its inner modules.
+    They do for VAN's standard block on the CPU, unless it is compiled, its operators are recorded, or a hook is
+    registered on one of its inner modules.
 
     Args:
         block (nn.Module): A :class:`~van_mm.models.backbones.van.Block` or
             :class:`~van_mm.models.utils.fold.FoldedBlock`.
         x (Tensor): Its input (N, C, H, W).
     """
-    if not library.is_loaded or x.device.type != "cpu":
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if not library.is_loaded or torch.compiler.is_compiling() or records_operators(x) or x.device.type != "cpu":
         return False
     num_pixels = x.numel() // x.shape[1]
     is_folded = isinstance(block.norm1, nn.Identity)

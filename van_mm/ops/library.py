@@ -12,8 +12,6 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -124,14 +122,3 @@ def load_library() -> bool:
         return False
     is_loaded = True
     return True
-
-
-@contextmanager
-def disable_kernels() -> Iterator[None]:
-    """Use PyTorch's operators inside the ``with`` block, as if the kernels were not there."""
-    global is_loaded
-    before, is_loaded = is_loaded, False
-    try:
-        yield
-    finally:
-        is_loaded = before

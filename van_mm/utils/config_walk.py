@@ -15,6 +15,12 @@ def iter_dicts(node) -> Iterator[ConfigDict]:
             yield from iter_dicts(child)
 
 
+def get_type_name(node: dict) -> str:
+    """Return the class name that a config's ``type`` gives, without its scope. Classes are allowed as well as names."""
+    kind = node.get("type") or ""
+    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+
+
 def replace_data_root(node, root: str):
     """Return ``node`` with ``root`` in place of the leading ``data`` of every path. Dicts are changed in place."""
     if isinstance(node, str):

@@ -12,8 +12,8 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
-from van_mm.datasets.checks.annotations import get_type_name
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
+from van_mm.visualization.fonts import use_visualizer_fonts
 
 UNNAMED_COLOR = [128, 128, 128]  # of classes that have no name; our choice
 
@@ -87,15 +87,57 @@ def draw_sample(
     if panoptic is not None and (panoptic.sem_seg % 1000 >= len(visualizer.dataset_meta["classes"])).all():
         return image.copy()  # mmdet's visualizer fails on a panoptic segmentation without segments
     codebase = type(visualizer).__module__.partition(".")[0]
+    classes = (visualizer.dataset_meta or {}).get("classes") or ()
+    names = list(map(str, classes)) if isinstance(classes, (list, tuple)) else []
+    # mmseg's visualizer writes names with OpenCV, which has ASCII only.
+    writes_names = codebase == "mmseg" and labels and not "".join(names).isascii()
     options = {
         "mmdet": dict(pred_score_thr=score_thr),
         "mmpose": dict(kpt_thr=0.1, draw_bbox=True),
-        "mmseg": dict(with_labels=labels),
+        "mmseg": dict(with_labels=labels and not writes_names),
     }.get(codebase, {})
     draw = visualizer.visualize_cls if codebase == "mmpretrain" else partial(visualizer.add_datasample, "")
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:  # without out_file, visualizers write to their backends
-        draw(image, sample, draw_gt=truth, draw_pred=not truth, out_file=file.name, **options)
-        return cv2.cvtColor(cv2.imread(file.name), cv2.COLOR_BGR2RGB)
+    with use_visualizer_fonts(visualizer, names):
+        # Without out_file, visualizers write to their backends.
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            draw(image, sample, draw_gt=truth, draw_pred=not truth, out_file=file.name, **options)
+            drawing = cv2.cvtColor(cv2.imread(file.name), cv2.COLOR_BGR2RGB)
+        if writes_names:
+            label_map = (sample.gt_sem_seg if truth else sample.pred_sem_seg).data[0].cpu().numpy()
+            drawing = write_names(visualizer, drawing, label_map, names)
+    return drawing
+
+
+def write_names(visualizer: Visualizer, drawing: np.ndarray, label_map: np.ndarray, names: list[str]) -> np.ndarray:
+    """Write the name of each class at the point of its area that is farthest from the area's edges.
+
+    Args:
+        visualizer (Visualizer): Writes the names.
+        drawing (np.ndarray): Drawn segmentation (H, W, 3, uint8, RGB).
+        label_map (np.ndarray): Class indices (H, W). Indices without a name are ignored.
+        names (list[str]): Names by index.
+
+    Returns:
+        np.ndarray: (H, W, 3, uint8, RGB).
+    """
+    labels = [label for label in np.unique(label_map).tolist() if 0 <= label < len(names)]
+    if not labels:
+        return drawing
+    insides = [
+        cv2.distanceTransform(np.pad(label_map == label, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        for label in labels
+    ]
+    points = np.array([np.unravel_index(inside.argmax(), inside.shape)[::-1] for inside in insides])
+    visualizer.set_image(drawing)
+    visualizer.draw_texts(
+        [names[label] for label in labels],
+        points,
+        colors="w",
+        vertical_alignments="center",
+        horizontal_alignments="center",
+        bboxes=[dict(facecolor="black", alpha=0.6, pad=1, edgecolor="none")] * len(labels),
+    )
+    return visualizer.get_image()
 
 
 def predicts_saliency(cfg: Config) -> bool:

@@ -12,6 +12,8 @@ from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from van_mm.visualization.fonts import use_fonts
+
 # The palette of Okabe and Ito, which color-blind readers can tell apart.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#f0e442")
 MARKERS = "osD^vPX*"
@@ -45,7 +47,7 @@ def make_subplots(rows: int, columns: int, figsize: tuple[float, float], **optio
 def save_figure(figure: Figure, file: str | Path) -> None:
     """Write a figure as PNG. The folder is created if it does not exist."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(STYLE):
+    with rc_context(STYLE), use_fonts(figure):
         figure.savefig(file, dpi=110)
 
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from van_mm.visualization.figures import COLORS, make_figure
+from van_mm.visualization.fonts import use_fonts
 
 MIN_HEIGHT = 320  # pixels; smaller images are enlarged so that the text beside them is legible
 MAX_LEGEND_ROWS = 18
@@ -31,7 +32,8 @@ def draw_beside(image: np.ndarray, draw_panel: Callable[[Axes], None]) -> np.nda
     axis.imshow(image, aspect="auto", interpolation="bilinear")
     axis.axis("off")
     draw_panel(figure.add_axes([width / total, 0, panel_width / total, 1]))
-    figure.canvas.draw()
+    with use_fonts(figure):
+        figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 

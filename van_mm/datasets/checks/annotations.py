@@ -35,12 +35,6 @@ def get_annotations(content: dict) -> list[dict]:
     return annotations
 
 
-def get_type_name(node: dict) -> str:
-    """Return the class name that a config's ``type`` gives, without its scope. Classes are allowed as well as names."""
-    kind = node.get("type", "")
-    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
-
-
 def is_kind_of(dataset, *names: str) -> bool:
     """Return whether a class of one of these names is the data set's class or a base of it."""
     return any(kind.__name__ in names for kind in type(dataset).__mro__)

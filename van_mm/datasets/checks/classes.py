@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from mmengine.config import Config
 
 from van_mm.datasets.bad_samples import iter_datasets
-from van_mm.datasets.checks.annotations import get_type_name, join_names, load_annotations
+from van_mm.datasets.checks.annotations import join_names, load_annotations
 from van_mm.datasets.checks.problem import Problem
+from van_mm.utils.config_walk import get_type_name
 
 HEAD_KEYS = {"head", "bbox_head", "mask_head", "decode_head", "auxiliary_head", "roi_head", "panoptic_head"}
 # num_classes of mmseg's head for the boundaries of objects is the number of its two loss terms.

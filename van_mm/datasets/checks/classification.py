@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from mmengine.config import Config
 
-from van_mm.datasets.checks.annotations import get_type_name
 from van_mm.datasets.checks.classes import get_classes, iter_heads
 from van_mm.datasets.checks.problem import Problem
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 
 MAX_LABELS = 10000  # largest number of samples whose label is read (our choice)
 

@@ -7,10 +7,10 @@ from mmengine.config import Config
 from mmengine.fileio import exists
 
 from van_mm.datasets.bad_samples import iter_datasets
-from van_mm.datasets.checks.annotations import get_annotations, get_type_name, is_kind_of, join_names, load_coco
+from van_mm.datasets.checks.annotations import get_annotations, is_kind_of, join_names, load_coco
 from van_mm.datasets.checks.coco import find_id_problems, find_mask_problems
 from van_mm.datasets.checks.problem import Problem
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 
 # What a metric of mmdet needs from PackDetInputs if it has no ann_file.
 META_KEYS = {"CocoMetric": "instances", "LVISMetric": "instances", "CocoPanopticMetric": "segments_info"}

@@ -1,12 +1,12 @@
 """Check that the folders and annotation files of data sets exist."""
 
+import os
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from van_mm.datasets.checks.annotations import get_type_name
 from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import UserError
 
 DOWNLOADED_TYPES = {"CIFAR10", "CIFAR100", "MNIST", "FashionMNIST"}
@@ -66,6 +66,17 @@ def needs_prefix(dataset: ConfigDict, key: str) -> bool:
     return any(step.get("with_seg") or "Panoptic" in get_type_name(step) for step in steps)
 
 
+def is_remote(path) -> bool:
+    """Return whether a path is one of a file backend that is not the local disk, such as ``s3://bucket/images``."""
+    return "://" in str(path)
+
+
+def reads_remotely(node: dict) -> bool:
+    """Return whether a data set or a transform reads its files by another backend than the local disk, as LMDB."""
+    options = [node.get(key) for key in ("backend_args", "file_client_args")]
+    return any(one and one.get("backend", "local") not in ("local", "disk") for one in options)
+
+
 def check_data_files(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that every folder and annotation file of the data sets exists.
 
@@ -79,6 +90,8 @@ def check_data_files(cfg: Config, splits: tuple[str, ...]) -> None:
     check_dataset_settings(cfg, splits)
     expected: dict[Path, None] = {}
     for dataset in find_dataset_cfgs(cfg, splits):
+        if is_remote(dataset.data_root) or reads_remotely(dataset):
+            continue
         root = Path(dataset.data_root)
         prefixes = dataset.get("data_prefix")
         if isinstance(prefixes, dict):
@@ -94,16 +107,22 @@ def check_data_files(cfg: Config, splits: tuple[str, ...]) -> None:
         if name.endswith("SaliencyDataset"):
             saliency_layout = SALIENCY_LAYOUTS.get(dataset.subset)
             prefixes = dataset.get("data_prefix") or (saliency_layout.prefixes if saliency_layout else "")
+        if any(reads_remotely(step) for step in iter_dicts(dataset.get("pipeline"))):
+            prefixes = {}  # only the annotations are local
         for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
-            expected[root / prefix] = None
+            if not is_remote(prefix):
+                expected[root / prefix] = None
         for file in (dataset.get("ann_file"), dataset.get("bbox_file")):
-            if file:
+            if file and not is_remote(file):
                 expected[Path(file) if str(file).startswith(str(root)) else root / file] = None
     missing = [path for path in expected if not path.exists()]
     if missing:
         layout = "\n".join(f"  {path}{'   (missing)' if path in missing else ''}" for path in expected)
+        hint = ""
+        if os.sep == "/" and "\\" in str(missing[0]):
+            hint = " Its path has backslashes, which separate no folders here: write forward slashes."
         raise UserError(
-            f"the data set is not complete: {missing[0]} does not exist. This config expects, below "
+            f"the data set is not complete: {missing[0]} does not exist.{hint} This config expects, below "
             f"{Path.cwd()}:\n{layout}\nMove or link the data there, set another data_root with --cfg-options, or try "
             "--demo, which needs no download."
         )

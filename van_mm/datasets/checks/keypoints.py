@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
-from van_mm.datasets.checks.annotations import get_type_name, is_kind_of, join_names, load_coco
+from van_mm.datasets.checks.annotations import is_kind_of, join_names, load_coco
 from van_mm.datasets.checks.problem import Problem
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 
 # The heads with one output per keypoint, and the setting that counts them.
 HEAD_KEYS = {

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
-from van_mm.datasets.checks.annotations import get_type_name, is_kind_of, join_names, load_coco
+from van_mm.datasets.checks.annotations import is_kind_of, join_names, load_coco
 from van_mm.datasets.checks.problem import Problem
+from van_mm.utils.config_walk import get_type_name
 
 
 def iter_named_dicts(node, path: str) -> Iterator[tuple[str, dict]]:

@@ -15,6 +15,7 @@ from van_mm.datasets.checks import (
     images,
     keypoints,
     panoptic,
+    pipelines,
     segmentation,
     settings,
 )
@@ -22,8 +23,8 @@ from van_mm.datasets.checks.annotations import load_annotations
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.errors import UserError, wrap_build_errors
 
-# Each function yields the problems of one data set that is no wrapper. They read annotation files and the headers of at
-# most a sample of the images, so that they take seconds.
+# Each function yields the problems of one data set that is no wrapper. They read annotation files, the headers of at
+# most a sample of the images, and three whole samples, so that they take seconds.
 DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] = (
     classes.find_problems,
     coco.find_problems,
@@ -33,6 +34,7 @@ DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] =
     images.find_problems,
     segmentation.find_problems,
     classification.find_problems,
+    pipelines.find_problems,
 )
 # Each function yields the problems of the config alone, or of several data sets together.
 RUN_CHECKS: tuple[Callable[[Config, dict[str, object]], Iterator[Problem]], ...] = (

@@ -13,10 +13,10 @@ from mmengine.registry import MODELS, TRANSFORMS
 from PIL import Image
 
 from van_mm.datasets.bad_samples import iter_datasets
-from van_mm.datasets.checks.annotations import get_type_name, join_names
+from van_mm.datasets.checks.annotations import join_names
 from van_mm.datasets.checks.classes import get_classes
 from van_mm.datasets.checks.problem import Problem
-from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import format_error
 
 MAX_HEADERS = 1000  # largest number of label maps whose headers are read (our choice)

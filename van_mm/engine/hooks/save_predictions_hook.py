@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.hooks import Hook
 
 from van_mm.registry import HOOKS
+from van_mm.visualization.class_names import get_trained_meta, use_trained_names
 from van_mm.visualization.drawing import complete_classes, draw_sample, has_ground_truth, predicts_saliency
 from van_mm.visualization.model_inputs import get_input_image
 
@@ -15,7 +16,8 @@ from van_mm.visualization.model_inputs import get_input_image
 class PanelHook(Hook):
     """While testing, save a PNG for each image: the image, the ground truth and the prediction side by side.
 
-    The hook acts after each test iteration and draws with the visualizer of the codebase that runs. The ground truth is
+    The hook acts after each test iteration and draws with the visualizer of the codebase that runs. Predictions have
+    the class names that the checkpoint was trained with, the ground truth those of the data set. The ground truth is
     omitted if the data pipeline does not load it, as for person boxes from a detector. Saliency is drawn as the mask
     and the predicted map in gray. Images that have no file, as those of CIFAR-10, are drawn as the model receives them.
 
@@ -30,12 +32,17 @@ class PanelHook(Hook):
     def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
         self.out_dir = Path(out_dir)
         self.score_thr = score_thr
+        self.trained_meta = {}
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.trained_meta = get_trained_meta(checkpoint)
 
     def before_test_epoch(self, runner) -> None:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self.saliency = predicts_saliency(runner.cfg)
-        if meta := getattr(runner.visualizer, "dataset_meta", None):
-            runner.visualizer.dataset_meta = complete_classes(meta, runner.cfg)
+        meta = getattr(runner.visualizer, "dataset_meta", None) or {}
+        self.meta = complete_classes(meta, runner.cfg)
+        self.trained_meta = complete_classes(use_trained_names(meta, self.trained_meta, report=False), runner.cfg)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         for i, sample in enumerate(outputs):
@@ -45,10 +52,13 @@ class PanelHook(Hook):
             else:
                 image = get_input_image(data_batch["inputs"][i], runner.model)
             truth_flags = (True, False) if has_ground_truth(sample) else (False,)
-            drawings = [
-                draw_sample(runner.visualizer, image, sample, truth, self.score_thr, saliency=self.saliency)
-                for truth in truth_flags
-            ]
+            drawings = []
+            for truth in truth_flags:
+                if meta := self.meta if truth else self.trained_meta:
+                    runner.visualizer.dataset_meta = meta
+                drawings.append(
+                    draw_sample(runner.visualizer, image, sample, truth, self.score_thr, saliency=self.saliency)
+                )
             panels = [cv2.resize(panel, image.shape[1::-1]) for panel in (image, *drawings)]
             name = f"{batch_idx:05d}_{i}_{Path(path or str(sample.get('sample_idx', ''))).stem}.png"
             cv2.imwrite(str(self.out_dir / name), cv2.cvtColor(np.concatenate(panels, axis=1), cv2.COLOR_RGB2BGR))

@@ -1,1 +1,1 @@
-"""Checkpoint files and random states of a run."""
+"""Checkpoint files of a run, and the schedule of a resumed one."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from van_mm.utils.errors import UserError
+from van_mm.checkpoints.io import read_checkpoint_file
+from van_mm.utils.errors import UserError, WeightsError
 
 
 @register_backend("van_mm.AtomicBackend")
@@ -63,23 +64,41 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def find_latest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """Return the newest complete checkpoint of a run, and all newer ones, which are broken.
+    """Return the complete checkpoint of a run with the most training, and the broken ones that it is chosen over.
 
     Args:
-        work_dir (str | Path): Folder of the checkpoints ``epoch_N.pth`` and ``iter_N.pth``. The file
-            ``last_checkpoint`` is not read, because a kill can leave it empty or outdated.
+        work_dir (str | Path): Folder of the checkpoints ``epoch_N.pth`` and ``iter_N.pth``. The epoch and the iteration
+            inside decide, because the times of files change when a folder is copied. The file ``last_checkpoint`` is
+            not read, because a kill can leave it empty or outdated.
 
     Returns:
         tuple[Path | None, list[Path]]: The checkpoint, or None if no checkpoint is complete. The broken checkpoints,
-        newest first.
+        latest first.
     """
     checkpoints = [path for kind in ("epoch", "iter") for path in Path(work_dir).glob(f"{kind}_*.pth")]
-    broken = []
-    for path in sorted(checkpoints, key=lambda path: (path.stat().st_mtime_ns, parse_step(path)), reverse=True):
+    progress = {path: read_progress(path) for path in checkpoints}
+    broken = sorted((path for path in checkpoints if progress[path] is None), key=parse_step, reverse=True)
+    for path in sorted(set(checkpoints) - set(broken), key=progress.get, reverse=True):
         if is_complete(path):
             return path, broken
         broken.append(path)
     return None, broken
+
+
+def read_progress(checkpoint: Path) -> tuple[int, int, int] | None:
+    """Return the epoch, the iteration and the time of a checkpoint, or None if it is broken.
+
+    The weights are not read from the disk. A file without mmengine's meta data has the iteration of its name.
+    """
+    try:
+        meta = read_checkpoint_file(checkpoint, mmap=True).get("meta")
+    except (WeightsError, OSError):
+        if not is_complete(checkpoint):
+            return None
+        meta = None  # whole, but with content that is not allowed, which is an error if the run resumes from it
+    meta = meta if isinstance(meta, dict) else {}
+    step = int(meta.get("iter") or parse_step(checkpoint))
+    return int(meta.get("epoch") or 0), step, checkpoint.stat().st_mtime_ns
 
 
 def parse_step(checkpoint: Path) -> int:

@@ -6,6 +6,7 @@ the official release (github.com/Visual-Attention-Network/VAN-Classification, mo
 """
 
 import math
+import re
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -13,12 +14,13 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 from torch.utils.checkpoint import checkpoint
 
 from van_mm.checkpoints.key_maps import rename_backbone_keys
 from van_mm.models.backbones.fused_block import run_fused_where_possible
 from van_mm.models.layers.depthwise_conv import DepthwiseConv2d
-from van_mm.ops.dispatch import to_fast_memory_format
+from van_mm.ops.dispatch import records_operators, to_fast_memory_format
 from van_mm.registry import MODELS
 
 # Table 5: widths, depths and feed-forward expansion ratios of the four stages.
@@ -196,6 +198,9 @@ class VAN(BaseModule):
     Takes images (N, ``in_channels``, H, W) of any size. Returns a tuple with one feature map for each of
     ``out_indices``: stage i gives (N, ``embed_dims[i]``, ceil(H / s), ceil(W / s)) with s = 4, 8, 16, 32.
 
+    ``torch.jit``, ``torch.fx`` and ``torch.export`` record PyTorch's own operators, for images of any size (with
+    ``torch.export``, whose graphs cannot follow a map of a single pixel, of more than 32 pixels).
+
     ``load_state_dict`` accepts the keys of every published layout, see :mod:`van_mm.checkpoints.key_maps`.
 
     Args:
@@ -203,7 +208,8 @@ class VAN(BaseModule):
             b3); or a dict of the lists ``embed_dims``, ``depths`` and ``mlp_ratios``, one entry a stage. Defaults to
             'b2'.
         in_channels (int): Channels of the input. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, 0 to 3, in this order. Defaults to (0, 1, 2, 3).
+        out_indices (Sequence[int]): Stages to return, 0 to 3, in this order. Later stages do not run, and their
+            parameters get no gradient. Defaults to (0, 1, 2, 3).
         drop_rate (float): Dropout in the feed-forward networks. Defaults to 0.
         drop_path_rate (float): Stochastic depth of the last block. The rate rises linearly from 0 at the first block.
             Defaults to 0.
@@ -296,7 +302,9 @@ class VAN(BaseModule):
             setattr(self, f"norm{i + 1}", nn.LayerNorm(channels, eps=1e-6))
             in_channels = channels
 
-        for stage in self.get_stages()[: max(frozen_stages, 0)]:
+        # Stages that no output needs do not run, and DistributedDataParallel waits for the gradient of each parameter.
+        stages = self.get_stages()
+        for stage in stages[: max(frozen_stages, 0)] + stages[max(self.out_indices) + 1 :]:
             for module in stage:
                 module.requires_grad_(False)
         self._register_load_state_dict_pre_hook(rename_backbone_keys, with_module=True)
@@ -307,6 +315,35 @@ class VAN(BaseModule):
             tuple(getattr(self, f"{name}{i + 1}") for name in ("patch_embed", "block", "norm"))
             for i in range(self.num_stages)
         ]
+
+    def get_layer_depth(self, param_name: str, prefix: str = "", by_stage: bool = False) -> tuple[int, int]:
+        """Return the depth of a parameter for layer-wise learning rate decay, as mmpretrain's backbones do.
+
+        Args:
+            param_name (str): Name of the parameter in the model.
+            prefix (str): Of the backbone in the model, such as ``'backbone.'``. Defaults to ''.
+            by_stage (bool): Count stages instead of blocks. Defaults to False.
+
+        Returns:
+            tuple[int, int]: The depth, and the number of depths. The first patch embedding has depth 0, and the blocks
+            have the next depths in their order. The other patch embeddings belong to the block after them, the norms to
+            the block before them, and parameters outside the backbone to the last depth.
+
+        Example:
+            >>> VAN(arch="b0").get_layer_depth("backbone.block2.1.norm1.weight", "backbone.")
+            (5, 15)
+        """
+        num_depths = (self.num_stages if by_stage else sum(self.depths)) + 2
+        found = re.match(r"(patch_embed|block|norm)(\d+)\.(?:(\d+)\.)?", param_name.removeprefix(prefix))
+        if not param_name.startswith(prefix) or not found:
+            return num_depths - 1, num_depths
+        part, stage = found[1], int(found[2]) - 1
+        if part == "patch_embed" and stage == 0:
+            return 0, num_depths
+        if by_stage:
+            return stage + 1, num_depths
+        block = {"patch_embed": 0, "norm": self.depths[stage] - 1}.get(part, int(found[3] or 0))
+        return sum(self.depths[:stage]) + block + 1, num_depths
 
     def init_weights(self) -> None:
         """Initialize as ``init_cfg`` says, or as the official release does."""
@@ -326,17 +363,26 @@ class VAN(BaseModule):
         self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        recompute = self.with_cp and not records_operators(x)
         x = to_fast_memory_format(x)
         outs = []
         for i, (patch_embed, blocks, norm) in enumerate(self.get_stages()):
             x = patch_embed(x)
             for block in blocks:
-                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and x.requires_grad else block(x)
+                x = checkpoint(block, x, use_reentrant=False) if recompute and x.requires_grad else block(x)
             x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             outs.append(x)
             if i == max(self.out_indices):
                 break
         return tuple(outs[i].contiguous() if self.contiguous else outs[i] for i in self.out_indices)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return the module that ``torch.jit.script`` compiles, a graph of PyTorch's operators from ``torch.fx``."""
+        module = symbolic_trace(self)
+        for node in module.graph.nodes:
+            node.type = None  # TorchScript knows no tuple of any length, forward's annotation
+        module.recompile()
+        return module
 
     def train(self, mode: bool = True) -> "VAN":
         """Set the mode, but keep frozen stages, and with ``norm_eval`` every BatchNorm, in eval mode. Returns self."""

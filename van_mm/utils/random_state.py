@@ -1,6 +1,8 @@
 """Save and restore the states of all random generators."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -36,3 +38,13 @@ def set_random_state(state: dict) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([device_state.cpu() for device_state in state["cuda"]])
+
+
+@contextmanager
+def keep_random_state() -> Iterator[None]:
+    """Restore the random state of this process after the ``with`` block."""
+    state = get_random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

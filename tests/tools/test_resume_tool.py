@@ -1,0 +1,79 @@
+"""tools/train.py resumes what is asked for, from dumped configs as well, and evaluates finished runs."""
+
+import json
+import os
+import runpy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from tests.conftest import ROOT
+from van_mm.apis.run_config import add_guards, get_run_config
+from van_mm.engine.hooks import ExactResumeHook
+from van_mm.utils.config_walk import get_type_name
+
+TRAIN = ("--demo", "--cfg-options", "train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=1")
+
+
+@pytest.fixture
+def train(run_tool, demo_root, tmp_path):
+    """Return a function that trains in ``run/`` for some iterations, and returns its output."""
+
+    def run(config, iterations, *flags):
+        paths = ("--demo-root", demo_root, "--work-dir", tmp_path / "run", "--demo-iters", iterations)
+        done = run_tool("train", config, *TRAIN, *paths, *flags)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return run
+
+
+def test_guards_are_added_once(tmp_path):
+    cfg = get_run_config("cls/van_b0_in1k")
+    cfg.dump(tmp_path / "dumped.py")
+    again = get_run_config(str(tmp_path / "dumped.py"))
+    names = [str(hook.type) for hook in again.custom_hooks]
+    assert len(names) == len(set(names)) == len(cfg.custom_hooks)
+    cfg.custom_hooks = [dict(type=ExactResumeHook), dict(type="DivergenceHook", patience=3)]
+    add_guards(cfg)
+    names = [get_type_name(hook) for hook in cfg.custom_hooks]
+    assert len(names) == len(set(names)) and cfg.custom_hooks[1].patience == 3
+
+
+def test_dumped_config_resumes_only_when_asked(train, tmp_path):
+    train("cls/van_b0_in1k", 2, "--no-validate")
+    text = train("cls/van_b0_in1k", 3, "--no-validate", "--resume")
+    assert "resumed epoch: 0, iter: 2" in text
+    dumped = tmp_path / "dumped.py"
+    shutil.copy(tmp_path / "run/van_b0_in1k.py", dumped)
+    assert Config.fromfile(dumped).resume
+    for path in (tmp_path / "run").glob("*.pth"):
+        os.utime(path, (1e9, 1e9 - int(path.stem[5:])))  # the older, the newer
+    text = train(dumped, 4, "--no-validate", "--resume")
+    assert "resumed epoch: 0, iter: 3" in text and "another schedule" in text and "3 iterations, now 4" in text
+    text = train(dumped, 4, "--no-validate")
+    assert "Add --resume" in text and "resumed epoch" not in text
+    shutil.rmtree(tmp_path / "run")
+    text = train(dumped, 1, "--no-validate", "--resume")
+    assert "no checkpoint to resume from" in text and "resumed epoch" not in text
+
+
+def test_finished_run(train, tmp_path):
+    train("cls/van_b0_in1k", 1, "--no-validate")
+    text = train("cls/van_b0_in1k", 1, "--resume")
+    assert "the run is finished" in text and "accuracy/top1" in text
+    text = train("cls/van_b0_in1k", 1, "--resume", "--no-validate")
+    assert "the run is finished" in text and "tools/test.py" in text and "iter_1.pth" in text
+
+
+def test_metrics_as_json(monkeypatch):
+    """Metrics that give lists, arrays or dicts can be written."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    to_plain = runpy.run_path(str(ROOT / "tools/test.py"))["to_plain"]
+    metrics = dict(a=1, b=[0.5, torch.tensor(2.0)], c=np.array([[1, 2]]), d=dict(e=np.float32(0.5)), f="road", g=None)
+    assert json.loads(json.dumps({key: to_plain(value) for key, value in metrics.items()})) == dict(
+        a=1.0, b=[0.5, 2.0], c=[[1.0, 2.0]], d=dict(e=0.5), f="road", g=None
+    )

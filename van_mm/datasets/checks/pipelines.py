@@ -1,0 +1,72 @@
+"""Try the pipelines on a few samples, because an error in all of them is the pipeline's and not the data's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dataset import Compose
+
+from van_mm.datasets.checks.problem import Problem
+from van_mm.datasets.checks.samples import find_image_problem
+from van_mm.utils.errors import format_error
+from van_mm.utils.random_state import keep_random_state
+
+NUM_TRIED = 3  # our choice
+
+
+class TransformFailed(Exception):
+    """Raised when a transform fails. Its arguments are the class name of the transform and the error in one line."""
+
+
+class TriedPipeline(Compose):
+    """A pipeline that names the transform that fails."""
+
+    def __init__(self, transforms: list) -> None:
+        self.transforms = transforms
+
+    def __call__(self, data: dict) -> dict | None:
+        for transform in self.transforms:
+            try:
+                data = transform(data)
+            except Exception as error:
+                raise TransformFailed(type(transform).__name__, format_error(error)) from error
+            if data is None:
+                return None
+        return data
+
+
+def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
+    """Yield a problem if a transform fails with the same error on each of a few samples whose files can be read."""
+    pipeline = getattr(dataset, "pipeline", None)
+    if not isinstance(pipeline, Compose) or not hasattr(dataset, "prepare_data") or len(dataset) < 2:
+        return
+    number = min(NUM_TRIED, len(dataset))
+    indices = [round(i * (len(dataset) - 1) / (number - 1)) for i in range(number)]
+    dataset.pipeline, failures = TriedPipeline(pipeline.transforms), set()
+    try:
+        with keep_random_state():
+            for index in indices:
+                if not has_readable_files(dataset.get_data_info(index)):
+                    return
+                try:
+                    dataset.prepare_data(index)
+                except TransformFailed as failure:
+                    failures.add(failure.args)
+                else:
+                    return
+    except Exception:  # of the data set itself, which the run reports for each sample
+        return
+    finally:
+        dataset.pipeline = pipeline
+    if len(failures) == 1:
+        transform, error = failures.pop()
+        yield Problem(
+            f"the transform {transform} of the {split} pipeline fails on each of {number} samples with the same error: "
+            f"{error}. Check its options, and those of the transforms before it"
+        )
+
+
+def has_readable_files(info: dict) -> bool:
+    """Return whether the image and the label map of a sample, if they are files, can be decoded."""
+    files = [value for key, value in info.items() if key.endswith("_path") and isinstance(value, str)]
+    return all(Path(file).is_file() and find_image_problem(file)[0] is None for file in files)
