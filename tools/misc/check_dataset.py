@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     from mmengine.registry import init_default_scope
 
     from van_mm.apis.run_config import prepare_data
-    from van_mm.datasets.bad_samples import iter_datasets
+    from van_mm.datasets.bad_samples import iter_innermost_datasets
     from van_mm.datasets.checks.run import find_run_problems
     from van_mm.datasets.checks.segmentation import get_ignored_labels
 
@@ -57,9 +57,8 @@ def main(args: argparse.Namespace) -> int:
     for problem in find_run_problems(cfg, datasets):
         problems.append(dict(split="", file="", problem=problem.message))
     for split, _, dataset in built:
-        for part in iter_datasets(dataset):
-            if not (hasattr(part, "dataset") or hasattr(part, "datasets")):  # samples are those of the wrapped sets
-                problems += find_problems(part, split, workers, get_ignored_labels(cfg))
+        for part in iter_innermost_datasets(dataset):
+            problems += find_problems(part, split, workers, get_ignored_labels(cfg))
 
     for problem in problems[: args.show]:
         print(f"{problem['split']}: {problem['file']}: {problem['problem']}")

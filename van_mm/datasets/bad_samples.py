@@ -13,7 +13,35 @@ MIN_COMMON_ERRORS = 3  # so many samples with the same error point at the pipeli
 BAD_SAMPLES_LOG = "bad_data.jsonl"
 
 
-class SkipBadSamples(Compose):
+class TransformFailed(Exception):
+    """Raised when a transform fails. Its arguments are the class name of the transform and the error in one line."""
+
+
+class TriedPipeline(Compose):
+    """A data set's pipeline that names the transform that fails.
+
+    Args:
+        pipeline (Compose): The pipeline of the data set.
+
+    Raises:
+        TransformFailed: When a transform fails.
+    """
+
+    def __init__(self, pipeline: Compose) -> None:
+        self.transforms = pipeline.transforms
+
+    def __call__(self, data: dict) -> dict | None:
+        for transform in self.transforms:
+            try:
+                data = transform(data)
+            except Exception as error:
+                raise TransformFailed(type(transform).__name__, format_error(error)) from error
+            if data is None:
+                return None
+        return data
+
+
+class SkipBadSamples(TriedPipeline):
     """A data set's pipeline that returns None for samples that cannot be read or used.
 
     mmengine's data sets then return another sample instead. The file and the error of each bad sample are appended to a
@@ -29,18 +57,16 @@ class SkipBadSamples(Compose):
     """
 
     def __init__(self, pipeline: Compose, log: Path, limit: int | None) -> None:
-        self.transforms, self.log, self.limit = pipeline.transforms, log, limit
+        super().__init__(pipeline)
+        self.log, self.limit = log, limit
 
     def __call__(self, data: dict) -> dict | None:
         name = str(data.get("img_path", data.get("sample_idx")))
-        for transform in self.transforms:
-            try:
-                data = transform(data)
-            except Exception as error:
-                return self.skip(name, format_error(error), type(transform).__name__)
-            if data is None:
-                return None
-        return data
+        try:
+            return super().__call__(data)
+        except TransformFailed as failure:
+            transform, problem = failure.args
+            return self.skip(name, problem, transform)
 
     def skip(self, name: str, problem: str, transform: str = "") -> None:
         """Log a bad sample, and raise if there are more than the limit allows."""
@@ -72,6 +98,13 @@ def iter_datasets(dataset) -> Iterator:
     yield dataset
     for child in [*([dataset.dataset] if hasattr(dataset, "dataset") else []), *getattr(dataset, "datasets", [])]:
         yield from iter_datasets(child)
+
+
+def iter_innermost_datasets(dataset) -> Iterator:
+    """Yield the data sets of :func:`iter_datasets` that are no wrappers, which hold the samples."""
+    for part in iter_datasets(dataset):
+        if not (hasattr(part, "dataset") or hasattr(part, "datasets")):
+            yield part
 
 
 def skip_bad_samples(dataset, log: Path, fraction: float | None) -> None:

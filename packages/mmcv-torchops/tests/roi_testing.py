@@ -1,9 +1,14 @@
-"""Slow references of the RoI operators' samples, in loops."""
+"""Features for the tests of the RoI operators, and slow references of their samples, in loops."""
 
 import math
 from collections.abc import Iterator
 
 import torch
+
+
+def make_features(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Return random features of two images with three channels."""
+    return torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
 
 
 def interpolate(feature: torch.Tensor, y: float | torch.Tensor, x: float | torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcv.ops import roi_align, roi_align_rotated
 from mmcv_torchops import roi_sampling
-from roi_testing import divide_bin, interpolate
+from roi_testing import divide_bin, interpolate, make_features
 from torchops_testing import (
     DEVICES,
     EXT,
@@ -21,10 +21,6 @@ from torchops_testing import (
 SIZE = (3, 2)
 SCALE = 0.25
 LOW_PRECISION = [torch.float16, torch.bfloat16]
-
-
-def make_features(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
 
 
 def make_rois(dtype: torch.dtype = torch.float64) -> torch.Tensor:

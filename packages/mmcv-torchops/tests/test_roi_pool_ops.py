@@ -7,16 +7,12 @@ import pytest
 import torch
 from mmcv.ops import RoIPool, deform_roi_pool, roi_pool
 from mmcv_torchops import roi_sampling
-from roi_testing import divide_bin, interpolate
+from roi_testing import divide_bin, interpolate, make_features
 from torchops_testing import DEVICES, assert_same, compute_with_gradients, run_torchops
 
 SIZE = (3, 2)
 SCALE = 0.3
 GAMMA = 0.1
-
-
-def make_features(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
 
 
 def make_rois(dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""Annotation files, each read once, and the data sets and the pipelines that use them."""
+"""What the checks share: annotation files, each read once, the data sets and pipelines that use them, and samples."""
 
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.fileio import load
 
@@ -44,6 +45,11 @@ def has_pipeline_setting(cfg: Config, split: str, key: str) -> bool:
     """Return whether a transform of a split's data sets has a setting, such as ``with_mask``, and it is true."""
     loader = cfg.get(f"{split}_dataloader")
     return bool(loader) and any(node.get(key) for node in iter_dicts(loader.get("dataset")))
+
+
+def spread_indices(number: int, limit: int) -> np.ndarray:
+    """Return the indices of at most ``limit`` evenly spaced samples of ``number``."""
+    return np.unique(np.linspace(0, number - 1, min(number, limit)).astype(int))
 
 
 def join_names(names, limit: int = 10) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from mmengine.config import Config
 
-from van_mm.datasets.checks.annotations import get_annotations, is_kind_of, load_coco
+from van_mm.datasets.checks.annotations import get_annotations, is_kind_of, load_coco, spread_indices
 from van_mm.datasets.checks.problem import Problem
 
 UNUSED_SHARE = 0.01  # share of unused annotations from which on a warning is printed (our choice)
@@ -20,7 +20,7 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     if not is_kind_of(dataset, "BaseDetDataset") or load_coco(getattr(dataset, "ann_file", None)) is not None:
         return
     boxes, sizes = [], []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_SAMPLES)).astype(int)):
+    for index in spread_indices(len(dataset), MAX_SAMPLES):
         info = dataset.get_data_info(int(index))
         found = [item["bbox"] for item in info.get("instances") or () if len(item.get("bbox") or ()) == 4]
         boxes += found

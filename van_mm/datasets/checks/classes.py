@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
-from van_mm.datasets.bad_samples import iter_datasets
+from van_mm.datasets.bad_samples import iter_innermost_datasets
 from van_mm.datasets.checks.annotations import join_names, load_annotations
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.config_walk import get_type_name
@@ -90,12 +90,7 @@ def find_split_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Pr
     """Yield a problem for each data set whose classes, or class folders, differ from those of the first data set."""
     if reads_class_names(cfg):
         return
-    parts = [
-        (split, part)
-        for split, dataset in datasets.items()
-        for part in iter_datasets(dataset)
-        if not (hasattr(part, "dataset") or hasattr(part, "datasets"))
-    ]
+    parts = [(split, part) for split, dataset in datasets.items() for part in iter_innermost_datasets(dataset)]
     for get_names, kind in ((get_folders, "class folders"), (get_classes, "classes")):
         named = [(split, names) for split, part in parts if (names := get_names(part))]
         found = set()

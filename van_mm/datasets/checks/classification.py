@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from mmengine.config import Config
 
+from van_mm.datasets.checks.annotations import spread_indices
 from van_mm.datasets.checks.classes import get_classes, iter_heads
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.config_walk import get_type_name, iter_dicts
@@ -18,8 +19,7 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
         return
     heads = [("model.head", head["num_classes"]) for path, head in iter_heads(cfg.model) if path == "model.head"]
     limits = [("metainfo.classes", len(get_classes(dataset)))] if get_classes(dataset) else heads
-    number = len(dataset)
-    indices = np.unique(np.linspace(0, number - 1, min(number, MAX_LABELS)).astype(int))
+    indices = spread_indices(len(dataset), MAX_LABELS)
     for name, limit in limits:
         for index in indices:
             info = dataset.get_data_info(int(index))

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.fileio import exists
 
-from van_mm.datasets.bad_samples import iter_datasets
+from van_mm.datasets.bad_samples import iter_innermost_datasets
 from van_mm.datasets.checks.annotations import get_annotations, is_kind_of, join_names, load_coco
 from van_mm.datasets.checks.coco import find_id_problems, find_mask_problems
 from van_mm.datasets.checks.problem import Problem
@@ -31,7 +31,7 @@ def iter_metrics(cfg: Config, split: str, dataset) -> Iterator[tuple[dict, list]
     An evaluator may be one metric, a list, or an evaluator of several data sets, which has one metric for each.
     """
     evaluator = cfg.get(f"{split}_evaluator")
-    parts = [part for part in iter_datasets(dataset) if not (hasattr(part, "dataset") or hasattr(part, "datasets"))]
+    parts = list(iter_innermost_datasets(dataset))
     if not isinstance(evaluator, (dict, list, tuple)):
         return
     if isinstance(evaluator, dict) and get_type_name(evaluator).startswith("MultiDataset"):

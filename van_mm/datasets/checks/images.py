@@ -5,11 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import mmcv
-import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
-from van_mm.datasets.checks.annotations import is_kind_of, load_coco
+from van_mm.datasets.checks.annotations import is_kind_of, load_coco, spread_indices
 from van_mm.datasets.checks.problem import Problem
 
 MAX_HEADERS = 1000  # largest number of images whose headers are read at the start of a run (our choice)
@@ -72,7 +71,7 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     settings = get_loader_settings(dataset)
     sizes = get_pose_sizes(dataset)
     turned, other, unclear, checked = [], [], [], 0
-    for index in np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_HEADERS)).astype(int)):
+    for index in spread_indices(len(dataset), MAX_HEADERS):
         info = dataset.get_data_info(int(index))
         path, expected = info.get("img_path"), get_expected_size(info, sizes)
         if not isinstance(path, str) or expected is None:

@@ -6,33 +6,12 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dataset import Compose
 
+from van_mm.datasets.bad_samples import TransformFailed, TriedPipeline
 from van_mm.datasets.checks.problem import Problem
 from van_mm.datasets.checks.samples import find_image_problem
-from van_mm.utils.errors import format_error
 from van_mm.utils.random_state import keep_random_state
 
 NUM_TRIED = 3  # our choice
-
-
-class TransformFailed(Exception):
-    """Raised when a transform fails. Its arguments are the class name of the transform and the error in one line."""
-
-
-class TriedPipeline(Compose):
-    """A pipeline that names the transform that fails."""
-
-    def __init__(self, transforms: list) -> None:
-        self.transforms = transforms
-
-    def __call__(self, data: dict) -> dict | None:
-        for transform in self.transforms:
-            try:
-                data = transform(data)
-            except Exception as error:
-                raise TransformFailed(type(transform).__name__, format_error(error)) from error
-            if data is None:
-                return None
-        return data
 
 
 def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
@@ -42,7 +21,7 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
         return
     number = min(NUM_TRIED, len(dataset))
     indices = [round(i * (len(dataset) - 1) / (number - 1)) for i in range(number)]
-    dataset.pipeline, failures = TriedPipeline(pipeline.transforms), set()
+    dataset.pipeline, failures = TriedPipeline(pipeline), set()
     try:
         with keep_random_state():
             for index in indices:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from mmengine.config import Config, ConfigDict
 
-from van_mm.datasets.bad_samples import iter_datasets
+from van_mm.datasets.bad_samples import iter_innermost_datasets
 from van_mm.datasets.checks import (
     boxes,
     classes,
@@ -100,10 +100,9 @@ def iter_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]
         if not len(dataset):
             yield Problem(NO_SAMPLE_MESSAGE.format(split))
             continue
-        for part in iter_datasets(dataset):
-            if not (hasattr(part, "dataset") or hasattr(part, "datasets")):
-                for find_problems in DATASET_CHECKS:
-                    yield from find_problems(cfg, part, split)
+        for part in iter_innermost_datasets(dataset):
+            for find_problems in DATASET_CHECKS:
+                yield from find_problems(cfg, part, split)
     for find_problems in RUN_CHECKS:
         yield from find_problems(cfg, datasets)
 

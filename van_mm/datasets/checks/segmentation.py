@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, TRANSFORMS
 from PIL import Image
 
 from van_mm.datasets.bad_samples import iter_datasets
-from van_mm.datasets.checks.annotations import join_names
+from van_mm.datasets.checks.annotations import join_names, spread_indices
 from van_mm.datasets.checks.classes import get_classes
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.config_walk import get_type_name, iter_dicts
@@ -128,9 +128,8 @@ class MapStatistics:
 
 def get_map_paths(dataset) -> list[str]:
     """Return the files of at most 1000 evenly spaced label maps, in an order whose start is a sample of all."""
-    number = len(dataset)
-    indices = np.unique(np.linspace(0, number - 1, min(number, MAX_HEADERS)).astype(int))
-    first = np.unique(np.linspace(0, len(indices) - 1, min(len(indices), MAX_MAPS)).astype(int))
+    indices = spread_indices(len(dataset), MAX_HEADERS)
+    first = spread_indices(len(indices), MAX_MAPS)
     order = [*indices[first], *np.delete(indices, first)]
     paths = [dataset.get_data_info(int(index)).get("seg_map_path") for index in order]
     return [path for path in paths if isinstance(path, str) and Path(path).is_file()]

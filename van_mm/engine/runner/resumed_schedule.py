@@ -65,7 +65,7 @@ def format_value(value) -> str:
 
 
 class ParamGroups:
-    """The different parameter groups of an optimizer, of which most have thousands of equal ones.
+    """The distinct parameter groups of an optimizer, because most optimizers have thousands of equal groups.
 
     Schedulers take it for an optimizer that has taken a step. Its values are copies.
 
