@@ -88,13 +88,16 @@ def use_mixed_precision(cfg) -> None:
     """Train in float16 with loss scaling on a GPU, and in bfloat16 on the CPU."""
     from mmengine.device import is_cuda_available
 
+    from van_mm.utils.codebases import has_compiled_operators
+
     if is_cuda_available():
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     else:
         cfg.optim_wrapper.type = "van_mm.BFloat16OptimWrapper"
-        # mmcv's RoIAlign and mmpose's accuracy do not support bfloat16.
-        cfg.optim_wrapper.backbone_only = "roi_head" in cfg.model or cfg.default_scope == "mmpose"
+        # mmcv's compiled RoIAlign and mmpose's accuracy do not support bfloat16.
+        compiled_roi_align = "roi_head" in cfg.model and has_compiled_operators()
+        cfg.optim_wrapper.backbone_only = compiled_roi_align or cfg.default_scope == "mmpose"
 
 
 def choose_checkpoint(cfg, args: argparse.Namespace) -> str | None:

@@ -185,7 +185,7 @@ def check(name: str) -> dict:
 
     checks = {
         "import": run("python -m van_mm.ops", "python -m van_mm.utils.check_env"),
-        "operators": run("python -m pytest -q -n 2 -p no:cacheprovider packages"),
+        "operators": run("env OMP_NUM_THREADS=1 python -m pytest -q -n 2 -p no:cacheprovider packages"),
     }
     work = FOLDER / "work" / name
     shutil.rmtree(work, ignore_errors=True)

@@ -4,10 +4,9 @@ import importlib
 import platform
 import sys
 from collections.abc import Iterable
-from importlib.machinery import ExtensionFileLoader
 from importlib.metadata import PackageNotFoundError, version
 
-from van_mm.utils.codebases import CODEBASES
+from van_mm.utils.codebases import CODEBASES, has_compiled_operators
 
 # Distributions that provide each module, and their tested versions: from the first, below the second.
 TESTED_VERSIONS = {
@@ -96,8 +95,7 @@ def main() -> int:
 
 def describe_operators() -> str:
     """Return where mmcv's operators come from."""
-    extension = importlib.import_module("mmcv._ext")
-    if isinstance(extension.__spec__.loader, ExtensionFileLoader):
+    if has_compiled_operators():
         return "compiled"
     name, installed = find_distribution(["mmcv-torchops"]) or ("an unknown module", "")
     return f"PyTorch and torchvision ({name} {installed})"

@@ -4,7 +4,7 @@ import mmcv_torchops
 import pytest
 import torch
 from mmcv.ops import BorderAlign, border_align
-from mmcv_torchops import roi_sampling
+from mmcv_torchops import computing
 from roi_testing import interpolate
 from torchops_testing import DEVICES, assert_same, compute_with_gradients, run_torchops
 
@@ -146,7 +146,7 @@ def test_the_chunk_size_changes_nothing(monkeypatch):
     features, function = make_features(), call_border_align(make_boxes())
     expected = run_torchops(compute_with_gradients, function, features)
     for chunk_size in (1, 40):
-        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        monkeypatch.setattr(computing, "CPU_CHUNK", chunk_size)
         assert_same(run_torchops(compute_with_gradients, function, features), expected)
 
 

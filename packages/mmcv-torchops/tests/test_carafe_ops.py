@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.ops import carafe, carafe_naive
 from mmcv.ops.carafe import CARAFEPack
-from mmcv_torchops import roi_sampling
+from mmcv_torchops import computing
 from torch import Tensor
 from torchops_testing import DEVICES, assert_same, compute_with_gradients, run_torchops
 
@@ -130,7 +130,7 @@ def test_the_chunk_size_changes_nothing(monkeypatch):
     inputs = make_inputs()
     expected = run_torchops(compute_with_gradients, make_call(), *inputs)
     for chunk_size in (1, 300):
-        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        monkeypatch.setattr(computing, "CPU_CHUNK", chunk_size)
         assert_same(run_torchops(compute_with_gradients, make_call(), *inputs), expected)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
-from mmcv_torchops import roi_sampling
+from mmcv_torchops import computing
 from torch import Tensor
 from torchops_testing import DEVICES, assert_same, compute_with_gradients, needs_cuda, run_torchops
 
@@ -73,7 +73,7 @@ def test_the_step_changes_nothing(monkeypatch):
     inputs = make_inputs()
     expected = run_torchops(compute_with_gradients, attend, *inputs)
     for chunk_size in (1, 2**30):
-        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        monkeypatch.setattr(computing, "CPU_CHUNK", chunk_size)
         for step in (1, 4, 64):
             assert_same(run_torchops(compute_with_gradients, lambda *x, step=step: attend(*x, step), *inputs), expected)
 

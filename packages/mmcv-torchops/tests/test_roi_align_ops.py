@@ -6,7 +6,7 @@ import mmcv_torchops
 import pytest
 import torch
 from mmcv.ops import roi_align, roi_align_rotated
-from mmcv_torchops import roi_sampling
+from mmcv_torchops import computing
 from roi_testing import divide_bin, interpolate, make_features
 from torchops_testing import (
     DEVICES,
@@ -282,7 +282,7 @@ def test_the_chunk_size_changes_nothing(family, monkeypatch):
     features = make_features()
     expected = run_torchops(compute_with_gradients, FAMILIES[family](torch.float64), features)
     for chunk_size in (1, 40):
-        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        monkeypatch.setattr(computing, "CPU_CHUNK", chunk_size)
         assert_same(run_torchops(compute_with_gradients, FAMILIES[family](torch.float64), features), expected)
 
 

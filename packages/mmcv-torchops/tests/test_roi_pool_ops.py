@@ -6,7 +6,7 @@ import mmcv_torchops
 import pytest
 import torch
 from mmcv.ops import RoIPool, deform_roi_pool, roi_pool
-from mmcv_torchops import roi_sampling
+from mmcv_torchops import computing
 from roi_testing import divide_bin, interpolate, make_features
 from torchops_testing import DEVICES, assert_same, compute_with_gradients, run_torchops
 
@@ -269,7 +269,7 @@ def test_the_chunk_size_changes_nothing(sampling_ratio, monkeypatch):
     )
     expected = run_torchops(*arguments)
     for chunk_size in (1, 40):
-        monkeypatch.setattr(roi_sampling, "CPU_CHUNK", chunk_size)
+        monkeypatch.setattr(computing, "CPU_CHUNK", chunk_size)
         assert_same(run_torchops(*arguments), expected)
 
 

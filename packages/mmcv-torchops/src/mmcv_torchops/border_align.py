@@ -6,16 +6,8 @@ All tensors may be of different floating-point types, and float16 and bfloat16 a
 import torch
 from torch import Tensor
 
-from .roi_sampling import (
-    find_neighbours,
-    get_chunk_size,
-    get_pixel_rows,
-    make_taps,
-    make_zero_rows,
-    sample_rows,
-    scatter_samples,
-    untraced,
-)
+from .computing import get_chunk_size, untraced
+from .roi_sampling import find_neighbours, get_pixel_rows, make_taps, make_zero_rows, sample_rows, scatter_samples
 
 
 @untraced

@@ -6,15 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .computing import as_float
+
 # Pairs of boxes that are computed at a time: as many as a CPU's cache holds, and few launches on other devices.
 CPU_PAIRS_PER_CHUNK, PAIRS_PER_CHUNK = 2**15, 2**20
 # Rotated boxes of a smaller area overlap nothing.
 MIN_AREA = 1e-14
-
-
-def as_float(tensor: Tensor) -> Tensor:
-    """Convert half and bfloat16 to float32, in which box areas neither overflow nor lose their digits."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def bbox_overlaps(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .roi_sampling import get_chunk_size, get_working_dtype, untraced
+from .computing import get_chunk_size, get_working_dtype, untraced
 
 
 @untraced

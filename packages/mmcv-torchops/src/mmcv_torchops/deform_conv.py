@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .bilinear import blend_rows, find_corners
-from .roi_sampling import get_working_dtype, untraced
+from .computing import get_working_dtype, untraced
 
 
 class Kernel(NamedTuple):

@@ -8,8 +8,7 @@ Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
 import torch
 from torch import Tensor
 
-from .boxes import as_float
-from .roi_sampling import untraced
+from .computing import as_float, untraced
 
 # The least probability whose logarithm is taken.
 MIN_PROBABILITY = torch.finfo(torch.float32).tiny

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .bilinear import blend_rows, find_corners
-from .roi_sampling import get_chunk_size, get_working_dtype, untraced
+from .computing import get_chunk_size, get_working_dtype, untraced
 
 # The elements of temporary tensors for each of the four pixels of a sample.
 ELEMENTS_PER_PIXEL = 8

@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from .boxes import as_float, compute_pairwise_rotated_overlaps
+from .boxes import compute_pairwise_rotated_overlaps
+from .computing import as_float
 
 # Rotated boxes that are compared with all following ones at a time.
 ROTATED_BLOCK = 256

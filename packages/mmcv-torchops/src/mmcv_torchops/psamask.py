@@ -6,7 +6,7 @@ Source: PSANet (https://hszhao.github.io/papers/eccv18_psanet.pdf), mmcv/ops/csr
 import torch
 from torch import Tensor
 
-from .roi_sampling import untraced
+from .computing import untraced
 
 COLLECT = 0
 

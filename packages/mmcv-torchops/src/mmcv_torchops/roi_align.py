@@ -10,6 +10,7 @@ import torch
 import torchvision  # noqa: F401 (registers torch.ops.torchvision)
 from torch import Tensor
 
+from .computing import get_chunk_size, get_working_dtype, untraced
 from .roi_sampling import (
     SampleGrid,
     Schedule,
@@ -18,15 +19,12 @@ from .roi_sampling import (
     average_samples_backward,
     count_cells,
     find_neighbours,
-    get_chunk_size,
     get_pixel_rows,
-    get_working_dtype,
     make_schedule,
     make_taps,
     make_zero_rows,
     sample_rows,
     scatter_samples,
-    untraced,
 )
 
 MAX_POOL = 0

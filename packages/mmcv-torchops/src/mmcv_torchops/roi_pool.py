@@ -10,18 +10,16 @@ import torch
 import torchvision  # noqa: F401 (registers torch.ops.torchvision)
 from torch import Tensor
 
+from .computing import get_chunk_size, get_working_dtype, untraced
 from .roi_align import schedule_boxes
 from .roi_sampling import (
     Schedule,
     average_samples,
     average_samples_backward,
     find_neighbours,
-    get_chunk_size,
     get_pixel_rows,
     get_sample_gradients,
-    get_working_dtype,
     make_taps,
-    untraced,
 )
 
 

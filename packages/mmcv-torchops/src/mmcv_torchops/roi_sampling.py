@@ -10,24 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# The most elements of a temporary tensor: what fits the caches of a CPU, or the memory of an accelerator.
-CPU_CHUNK = 2**18
-ACCELERATOR_CHUNK = 2**26
-
-# torch.compile calls such functions instead of tracing them. It would compile loops anew for other numbers of samples,
-# and some versions (such as PyTorch 2.11) lose what the backward pass of an autograd function writes in place.
-untraced = torch.compiler.disable
-
-
-def get_working_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the floating-point type to compute in: the tensor's own one, but at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def get_chunk_size(device: torch.device, elements: int) -> int:
-    """Return how many items of ``elements`` elements to handle at once."""
-    limit = CPU_CHUNK if device.type == "cpu" else ACCELERATOR_CHUNK
-    return max(1, limit // max(1, elements))
+from .computing import get_chunk_size, get_working_dtype
 
 
 def get_pixel_rows(features: Tensor) -> Tensor:

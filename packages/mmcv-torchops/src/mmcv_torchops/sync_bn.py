@@ -6,7 +6,7 @@ Features are (N, C, S) of any floating type; statistics (C,), ``norm`` (N, C, S)
 import torch
 from torch import Tensor
 
-from .roi_sampling import untraced
+from .computing import untraced
 
 
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
