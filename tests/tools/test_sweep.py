@@ -3,7 +3,7 @@
 import json
 
 OUTCOMES = {
-    "mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py": "works",  # also runs a training step
+    "mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py": "works",
     "mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py": "refused",
     "mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py": "does not build",
     "mmpretrain::blip/blip-base_8xb32_nlvr.py": "no backbone",
@@ -14,6 +14,7 @@ OUTCOMES = {
 def test_sweep(fork_tool, tmp_path):
     files = ("--json", tmp_path / "sweep.json", "--markdown", tmp_path / "any_config.md")
     sweep = ("misc/sweep_upstream", "--match", *OUTCOMES, "--backbone", "b0", "--jobs", 1, *files)
+    sweep += ("--train-every", 5)
     done = fork_tool(*sweep)[0].wait()
     assert done.returncode == 0, done.stdout
     results = json.loads((tmp_path / "sweep.json").read_text())

@@ -8,8 +8,9 @@ The sweep covers each config that has one image backbone and builds on this mach
 ``tools/train.py CONFIG --backbone b2`` does, and the model runs on noise. If this fails, the report quotes the message
 of that command.
 
-A tenth of the configs, selected by a hash of their names, also take a training step on random images and labels with
-the config's own optimizer. If the step fails, it counts as VAN's failure only if the original config can take it.
+Of every ten configs, one, selected by a hash of its name, also takes a training step on random images and labels with
+its own optimizer; --train-every changes the number. If the step fails, it counts as VAN's failure only if the original
+config can take it.
 
 An interrupted sweep continues where it stopped.
 """
@@ -31,7 +32,6 @@ FAILURE_TITLES = {  # outcome: section of the report
     "does not build": "Not covered: the original config does not build on this machine",
     "no backbone": "Not covered: no image backbone, several backbones, or an incomplete config",
 }
-TRAIN_EVERY = 10  # one config in 10 takes a training step; our choice, so that the sweep takes less than an hour
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,6 +42,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--backbone", default="b2", metavar="ARCH", help="size of the VAN (default: %(default)s)")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="only every N-th config (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--train-every",
+        type=int,
+        default=10,  # our choice, so that the sweep takes less than an hour
+        metavar="N",
+        help="one config in N takes a training step (default: %(default)s)",
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each (default: %(default)s)")
     parser.add_argument(
@@ -63,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     file = args.json or Path(f"work_dirs/sweep_{args.backbone}.json")
     results = json.loads(file.read_text()) if file.is_file() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
-    tasks = [(name, args.backbone) for name in names if name not in results]
+    tasks = [(name, args.backbone, args.train_every) for name in names if name not in results]
 
     pool = multiprocessing.get_context("fork").Pool(args.jobs, init_worker, maxtasksperchild=100)
     with pool, Progress(console=Console(stderr=True)) as progress:
@@ -76,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     selected = {name: results[name] for name in names}
     print(format_summary(selected))
     if args.markdown:
-        args.markdown.write_text(format_report(selected, args.backbone))
+        args.markdown.write_text(format_report(selected, args.backbone, args.train_every))
 
 
 def list_upstream_configs(patterns: list[str]) -> list[str]:
@@ -104,14 +111,13 @@ def init_worker() -> None:
     torch.set_num_threads(1)
 
 
-def run_task(task: tuple[str, str]) -> tuple[str, dict]:
-    """Try a pair of config and arch in a process of the pool."""
-    name, arch = task
-    return name, try_config(name, arch)
+def run_task(task: tuple[str, str, int]) -> tuple[str, dict]:
+    """Call ``try_config`` in a process of the pool."""
+    return task[0], try_config(*task)
 
 
-def try_config(name: str, arch: str) -> dict:
-    """Replace the backbone of a config by VAN, and run the model.
+def try_config(name: str, arch: str, train_every: int) -> dict:
+    """Replace the backbone of a config by VAN, and run the model. One config in ``train_every`` takes a training step.
 
     Returns:
         dict: ``outcome`` is 'works' or a key of ``FAILURE_TITLES``. ``why`` is the message of a failure, ``changes``
@@ -148,7 +154,7 @@ def try_config(name: str, arch: str) -> dict:
         return dict(outcome="no backbone" if "does not run on an image" in str(error) else "refused", why=str(error))
     if changes[-1].startswith("not tried"):
         return dict(outcome="refused", why=changes[-1])
-    if zlib.crc32(name.encode()) % TRAIN_EVERY or not cfg.get("optim_wrapper"):
+    if zlib.crc32(name.encode()) % train_every or not cfg.get("optim_wrapper"):
         return dict(outcome="works", changes=changes)
     error = run_training_step(cfg)
     if not error:
@@ -269,7 +275,7 @@ def format_summary(results: dict) -> str:
     return "\n".join(lines)
 
 
-def format_report(results: dict, arch: str) -> str:
+def format_report(results: dict, arch: str, train_every: int) -> str:
     """Return ``docs/any_config.md``: the counts, what works by folder, and each failure with its cause."""
     import torch
 
@@ -280,8 +286,8 @@ def format_report(results: dict, arch: str) -> str:
         f"The sweep replaces the backbone of each config by VAN-{arch.upper()}, as `--backbone` does, and runs the",
         "model on noise. It covers the configs that have one image backbone and whose original model builds on this",
         "machine.", "",
-        "A tenth of the configs where VAN works, selected by name, also took a training step on random data with the",
-        "config's own optimizer. Where such a step failed, it fails with the original backbone too.", "",
+        f"One in {train_every} of the configs where VAN works, selected by name, also took a training step on random",
+        "data with the config's own optimizer. Where such a step failed, it fails with the original backbone too.", "",
         format_summary(results), "", "## Results by folder", "",
         "The number of configs where VAN works, of those covered:", "",
     ]  # fmt: skip
