@@ -189,6 +189,37 @@ def test_ignore_index_of_metric(tmp_path, form):
         assert all("val_evaluator ignores 255" in message for message in messages)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        dict(type="RandomRotate", prob=1, degree=10, seg_pad_val=255),
+        dict(type="Pad", size=(64, 64)),
+        dict(type="Pad", size=(64, 64), pad_val=dict(img=0, seg=255)),
+        dict(type="RandomApply", transforms=[dict(type="RandomRotate", prob=1, degree=10)]),
+        dict(type="RandomChoice", transforms=[[dict(type="RandomRotate", prob=1, degree=10)], []]),
+    ],
+)
+def test_padding_of_transforms(tmp_path, step):
+    write_maps(tmp_path, [make_labels(0, 1, 2)] * 2)
+    head = HEAD | dict(ignore_index=11)
+    cfg = make_seg_config(tmp_path, head=head, steps=[*LOAD, step])
+    assert_found(cfg, "is 255, but ignore_index of the heads is 11", "training fails")
+    assert find_messages(make_seg_config(tmp_path, steps=[*LOAD, step])) == {}
+
+
+def test_padding_of_wrapper_and_preprocessor(tmp_path):
+    write_maps(tmp_path, [make_labels(0, 1, 2)] * 2)
+    mosaic = [dict(type="RandomMosaic", prob=1, seg_pad_val=0)]
+    dataset = dict(type="MultiImageMixDataset", dataset=make_dataset(tmp_path), pipeline=mosaic)
+    cfg = make_config("mmseg", dict(decode_head=HEAD), train=dataset)
+    assert_found(cfg, "seg_pad_val of RandomMosaic is 0", "are trained as class 0", is_error=False)
+    cfg = make_seg_config(tmp_path, head=HEAD | dict(ignore_index=11))
+    cfg.data_preprocessor = dict(type="SegDataPreProcessor", size=(64, 64))
+    assert_found(cfg, "data_preprocessor.seg_pad_val is 255", "Set data_preprocessor.seg_pad_val to 11")
+    cfg.model.data_preprocessor = dict(seg_pad_val=11)
+    assert find_messages(cfg) == {}
+
+
 BINARY = dict(
     type="FCNHead", num_classes=2, out_channels=1, loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True)
 )

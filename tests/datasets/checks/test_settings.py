@@ -29,6 +29,8 @@ def find_messages(cfg, number: int) -> list[str]:
         ("cls/van_b0_in1k", 7, dict(batch_size=2), None),
         ("mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024", 7, dict(batch_size=2), "decode_head.psp_modules"),
         ("mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-40k_cityscapes-512x1024", 7, dict(batch_size=3), "image_pool"),
+        ("mmseg::apcnet/apcnet_r50-d8_4xb2-40k_cityscapes-512x1024", 7, dict(batch_size=2), "pooled_redu_conv"),
+        ("mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024", 7, dict(batch_size=2), "backbone.conv_avg"),
         ("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024", 7, dict(batch_size=2), None),
     ],
 )
@@ -96,3 +98,12 @@ def test_bad_files_are_no_config_error(tmp_path):
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:40])
     assert list(pipelines.find_problems(None, dataset, "train")) == []
+
+
+@pytest.mark.parametrize("scope", ["mmpretrain", "mmdet", "mmseg", "mmpose"])
+def test_tta_pipeline(scope):
+    """The builder of mmengine's registry finds the transforms of the default scope, whichever it is."""
+    cfg = Config(dict(default_scope=scope, tta_pipeline=[dict(type="LoadImageFromFil")]))
+    with DefaultScope.overwrite_default_scope(scope):
+        (problem,) = pipelines.find_tta_problems(cfg, {})
+    assert "tta_pipeline does not build" in problem.message and not problem.is_error

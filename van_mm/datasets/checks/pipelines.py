@@ -5,10 +5,14 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.registry import TRANSFORMS
 
-from van_mm.datasets.bad_samples import TransformFailed, TriedPipeline
+from van_mm.datasets.bad_samples import TransformFailed, TriedPipeline, iter_datasets
 from van_mm.datasets.checks.problem import Problem
 from van_mm.datasets.checks.samples import find_image_problem
+from van_mm.datasets.checks.segmentation import get_map_loader
+from van_mm.utils.config_walk import iter_dicts
+from van_mm.utils.errors import format_error
 from van_mm.utils.random_state import keep_random_state
 
 NUM_TRIED = 3  # our choice
@@ -49,3 +53,33 @@ def has_readable_files(info: dict) -> bool:
     """Return whether the image and the label map of a sample, if they are files, can be decoded."""
     files = [value for key, value in info.items() if key.endswith("_path") and isinstance(value, str)]
     return all(Path(file).is_file() and find_image_problem(file)[0] is None for file in files)
+
+
+def find_tta_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]:
+    """Yield a warning if ``tta_pipeline`` does not build or has another ``reduce_zero_label`` than a data set."""
+    pipeline = cfg.get("tta_pipeline")
+    if not pipeline:
+        return
+    try:
+        for step in pipeline:
+            TRANSFORMS.build(step)
+    except Exception as error:
+        yield Problem(
+            f"tta_pipeline does not build: {format_error(error)}. Correct or remove it; only --tta uses it",
+            is_error=False,
+        )
+        return
+    values = {node["reduce_zero_label"] for node in iter_dicts(pipeline) if node.get("reduce_zero_label") is not None}
+    for split, dataset in datasets.items():
+        expected = {
+            part.reduce_zero_label
+            for part in iter_datasets(dataset)
+            if get_map_loader(part) and hasattr(part, "reduce_zero_label")
+        }
+        if split != "train" and expected and values - expected:
+            yield Problem(
+                f"LoadAnnotations of tta_pipeline has reduce_zero_label={values.pop()}, but the {split} data set has "
+                f"{expected.pop()}, so that --tta fails. Remove reduce_zero_label from tta_pipeline",
+                is_error=False,
+            )
+            return

@@ -11,6 +11,7 @@ from van_mm.datasets.checks import (
     classes,
     classification,
     coco,
+    det_maps,
     evaluators,
     images,
     keypoints,
@@ -33,6 +34,7 @@ DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] =
     panoptic.find_problems,
     images.find_problems,
     segmentation.find_problems,
+    det_maps.find_problems,
     classification.find_problems,
     pipelines.find_problems,
 )
@@ -43,6 +45,7 @@ RUN_CHECKS: tuple[Callable[[Config, dict[str, object]], Iterator[Problem]], ...]
     panoptic.find_setting_problems,
     segmentation.find_setting_problems,
     classification.find_setting_problems,
+    pipelines.find_tta_problems,
     evaluators.find_problems,
 )
 NO_SAMPLE_MESSAGE = (

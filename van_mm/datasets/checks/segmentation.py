@@ -1,5 +1,6 @@
 """Check the label maps of semantic segmentation, and the settings of heads that have to match them."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import MODELS, TRANSFORMS
+from mmengine.registry import MODELS
 from PIL import Image
 
 from van_mm.datasets.bad_samples import iter_datasets
@@ -17,7 +18,6 @@ from van_mm.datasets.checks.annotations import join_names, spread_indices
 from van_mm.datasets.checks.classes import get_classes
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.config_walk import get_type_name, iter_dicts
-from van_mm.utils.errors import format_error
 
 MAX_HEADERS = 1000  # largest number of label maps whose headers are read (our choice)
 MAX_MAPS = 32  # label maps that are decoded at the start of a run (our choice)
@@ -261,13 +261,12 @@ def get_ignored_labels(cfg: Config) -> set[int]:
 
 
 def find_setting_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]:
-    """Yield the problems of a segmentor's settings: one class, ignored labels that differ, and the TTA pipeline."""
+    """Yield the problems of a segmentor's settings: one class, and ignored labels that differ."""
     if cfg.get("default_scope") != "mmseg":
         return
     for path, head in iter_seg_heads(cfg):
         yield from find_binary_problems(path, head)
     yield from find_ignore_problems(cfg, datasets)
-    yield from find_tta_problems(cfg, datasets)
 
 
 def find_binary_problems(path: str, head: dict) -> Iterator[Problem]:
@@ -310,6 +309,9 @@ def find_ignore_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[P
         yield Problem(f"the heads have different ignore_index: {listing}. Set ignore_index of all heads to one label")
         return
     label = next(iter(ignored.values()))
+    if "train" in datasets and label is not None:
+        count = min(head.get("num_classes") or math.inf for _, head in iter_seg_heads(cfg))
+        yield from find_padding_problems(get_padding(cfg, datasets["train"]), label, count)
     for split in ("val", "test"):
         for metric in iter_dicts(cfg.get(f"{split}_evaluator")) if split in datasets else ():
             found = metric.get("ignore_index", DEFAULT_IGNORED)
@@ -321,31 +323,44 @@ def find_ignore_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[P
                 )
 
 
-def find_tta_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]:
-    """Yield a warning if ``tta_pipeline`` does not build or has another ``reduce_zero_label`` than a data set."""
-    pipeline = cfg.get("tta_pipeline")
-    if not pipeline:
-        return
-    try:
-        for step in pipeline:
-            TRANSFORMS.build(step)
-    except Exception as error:
+def get_padding(cfg: Config, dataset) -> dict[str, int]:
+    """Return the label of padded pixels by the setting that gives it, of the preprocessor and of the transforms."""
+    padding = {}
+    preprocessor = {**(cfg.get("data_preprocessor") or {}), **(cfg.model.get("data_preprocessor") or {})}
+    if preprocessor.get("size") or preprocessor.get("size_divisor"):
+        padding["data_preprocessor.seg_pad_val"] = preprocessor.get("seg_pad_val", DEFAULT_IGNORED)
+    for part in iter_datasets(dataset):
+        for transform in iter_transforms(getattr(part, "pipeline", ())):
+            name, fill = type(transform).__name__, getattr(transform, "pad_val", None)
+            if hasattr(transform, "seg_pad_val"):
+                padding[f"seg_pad_val of {name}"] = transform.seg_pad_val
+            elif isinstance(fill, dict):  # of mmcv's Pad
+                padding[f"pad_val.seg of {name}"] = fill.get("seg", DEFAULT_IGNORED)
+    return padding
+
+
+def iter_transforms(pipeline) -> Iterator:
+    """Yield the transforms of a pipeline, and those inside others such as ``RandomApply``."""
+    for transform in pipeline if isinstance(pipeline, (list, tuple)) else [pipeline]:
+        yield transform
+        yield from iter_transforms(getattr(transform, "transforms", ()))
+
+
+def find_padding_problems(padding: dict[str, int], ignored: int, num_classes: int) -> Iterator[Problem]:
+    """Yield a problem for each setting that pads label maps with another label than the ignored one.
+
+    Args:
+        padding (dict[str, int]): The label of padded pixels by the setting that gives it.
+        ignored (int): The label that the heads ignore.
+        num_classes (int): Number of classes of the heads.
+    """
+    for key, label in padding.items():
+        if label == ignored or label is None:
+            continue
+        is_class = 0 <= label < num_classes
+        effect = f"are trained as class {label}" if is_class else "have a label that is no class, and training fails"
         yield Problem(
-            f"tta_pipeline does not build: {format_error(error)}. Correct or remove it; only --tta uses it",
-            is_error=False,
+            f"{key} is {label}, but ignore_index of the heads is {ignored}: padded pixels {effect}. Set {key} to "
+            f"{ignored}",
+            is_error=not is_class,
         )
-        return
-    values = {node["reduce_zero_label"] for node in iter_dicts(pipeline) if node.get("reduce_zero_label") is not None}
-    for split, dataset in datasets.items():
-        expected = {
-            part.reduce_zero_label
-            for part in iter_datasets(dataset)
-            if get_map_loader(part) and hasattr(part, "reduce_zero_label")
-        }
-        if split != "train" and expected and values - expected:
-            yield Problem(
-                f"LoadAnnotations of tta_pipeline has reduce_zero_label={values.pop()}, but the {split} data set has "
-                f"{expected.pop()}, so that --tta fails. Remove reduce_zero_label from tta_pipeline",
-                is_error=False,
-            )
-            return

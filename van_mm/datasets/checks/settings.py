@@ -3,6 +3,8 @@
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 
 import torch
 from mmengine.config import Config
@@ -14,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from van_mm.datasets.checks.problem import Problem
 from van_mm.utils.config_walk import drop_pretrained, get_type_name
 from van_mm.utils.random_state import keep_random_state
+
+TRIAL_SIZES = dict(mmpretrain=(224, 224), mmpose=(256, 192))  # (512, 512) in other codebases (our choice)
 
 
 def find_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]:
@@ -81,7 +85,7 @@ def find_single_image_problems(cfg: Config, datasets: dict[str, object]) -> Iter
 def find_pooled_norms(cfg: Config, synchronized: bool) -> list[str]:
     """Return the names of the model's BatchNorm layers that get one value for each channel of an image.
 
-    These follow a global pooling, or a linear layer. The model is built without memory for its weights.
+    The model is built and run without memory for weights and features: backbone, neck, and each head alone.
 
     Args:
         cfg (Config): Config of an experiment.
@@ -89,27 +93,28 @@ def find_pooled_norms(cfg: Config, synchronized: bool) -> list[str]:
     """
     model_cfg = copy.deepcopy(cfg.model)
     drop_pretrained(model_cfg)
-    try:
-        with (
-            keep_random_state(),
-            torch.device("meta"),
-            DefaultScope.overwrite_default_scope(cfg.get("default_scope")),
-        ):
-            model = MODELS.build(model_cfg)
-    except Exception:  # a model that needs its weights, or does not build, which the run reports
-        return []
     names = []
-    for name, module in model.named_modules():
-        if "roi_head" in name:  # its batches are regions, of which an image has many
-            continue
-        is_single = False
-        for child_name, child in module.named_children() if isinstance(module, nn.Sequential) else ():
-            is_pool = isinstance(child, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))
-            is_single = is_single or isinstance(child, nn.Linear) or is_pool and child.output_size in (1, (1, 1))
-            if is_single:
-                names += [
-                    ".".join(filter(None, (name, child_name, norm_name)))
-                    for norm_name, norm in child.named_modules()
-                    if isinstance(norm, _BatchNorm) and (synchronized or "Sync" not in type(norm).__name__)
-                ]
+
+    def note_single_value(name: str, _, inputs: tuple) -> None:
+        if inputs[0].dim() > 1 and inputs[0].numel() == inputs[0].shape[1]:
+            names.append(name)
+
+    size = (cfg.get("data_preprocessor") or {}).get("size")  # of the crops of segmentation
+    size = size if isinstance(size, (list, tuple)) else TRIAL_SIZES.get(cfg.get("default_scope"), (512, 512))
+    with keep_random_state(), torch.device("meta"), torch.no_grad(), suppress(Exception):
+        # A model that needs its weights, or does not build or run, is left to the run, which reports the error.
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+            model = MODELS.build(model_cfg).train()
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()  # does not refuse a single value
+                if synchronized or "Sync" not in type(module).__name__:
+                    module.register_forward_pre_hook(partial(note_single_value, name))
+        channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+        features = model.extract_feat(torch.empty(1, channels, *size))
+        for name, head in model.named_children():
+            if name.endswith("head") and name != "roi_head":  # the batches of roi_head are regions, of which many exist
+                for one in head if isinstance(head, nn.ModuleList) else [head]:
+                    with suppress(Exception):  # a head that reads the output of another one
+                        one(features)
     return names
