@@ -85,8 +85,9 @@ def test_check_lists_all_problems(root, run_tool, tmp_path):
     label.paste(200, (0, 0, 5, 5))
     label.save(maps / f"{images[3].stem}.png")
     problems = find_problems(run_tool, SEG, root, tmp_path)
-    assert "have the labels 200" in problems[0][1]  # of the data set
-    assert problems[1:] == [
+    assert "label maps of the train data set do not exist" in problems[0][1]  # of the data set
+    assert "have the labels 200" in problems[1][1]
+    assert problems[2:] == [
         (images[0].name, "the image can't be read: image file is truncated"),
         (images[1].name, "FileNotFoundError"),
         (images[2].name, "a map of 20 x 30 for an image of"),

@@ -307,7 +307,7 @@ DATA = [  # config, damaged file or folder, damage, its description, words that 
     ),
     (DET, COCO, Path.unlink, "does not exist", ("does not exist",)),
     (DET, "coco/train2017", each(truncate), "has truncated files", (BAD_SAMPLES, "train2017/", "--max-bad-data")),
-    (DET, "coco/train2017", each(Path.unlink), "has no files", (BAD_SAMPLES, "No such file")),
+    (DET, "coco/train2017", each(Path.unlink), "has no files", ("8 of 8 images of the train", "do not exist")),
     (DET, "coco/val2017", each(truncate), "has truncated files", ("val2017/",)),
     (CLS, "imagenet/meta/train.txt", overwrite(""), "is empty", ("no sample",)),
     (
@@ -320,7 +320,13 @@ DATA = [  # config, damaged file or folder, damage, its description, words that 
     (CLS, "imagenet/train", each(truncate), "has truncated files", (BAD_SAMPLES, ".JPEG")),
     (SEG, f"{ADE}/images/training", each(Path.unlink), "has no files", ("no sample",)),
     (SEG, f"{ADE}/images/training", each(truncate), "has truncated files", (BAD_SAMPLES,)),
-    (SEG, f"{ADE}/annotations/training", each(Path.unlink), "has no files", (BAD_SAMPLES, ".png")),
+    (
+        SEG,
+        f"{ADE}/annotations/training",
+        each(Path.unlink),
+        "has no files",
+        ("label maps of the train", "do not exist"),
+    ),
     (SEG, f"{ADE}/annotations/training", each(truncate), "has truncated files", (BAD_SAMPLES,)),
     (SEG, f"{ADE}/annotations", shutil.rmtree, "does not exist", ("annotations/training does not exist",)),
     (SALIENCY, "saliency/DUTS-TR/DUTS-TR-Mask", each(Path.unlink), "has no files", ("have no mask",)),
@@ -334,7 +340,13 @@ DATA = [  # config, damaged file or folder, damage, its description, words that 
         ("no sample",),
     ),
     (POSE, "coco/train2017", each(truncate), "has truncated files", (BAD_SAMPLES,)),
-    (PANOPTIC, "coco/annotations/panoptic_train2017", each(Path.unlink), "has no files", (BAD_SAMPLES,)),
+    (
+        PANOPTIC,
+        "coco/annotations/panoptic_train2017",
+        each(Path.unlink),
+        "has no files",
+        ("label maps", "do not exist"),
+    ),
     (
         PANOPTIC,
         "coco/annotations/panoptic_train2017.json",

@@ -1,6 +1,7 @@
 """Each mishap in a COCO file is one message before training starts."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -213,3 +214,40 @@ def test_string_of_classes_and_list_of_files(tmp_path, split):
 def test_string_of_classes_of_other_codebases(scope, dataset):
     with pytest.raises(UserError, match=r"the string 'road'.*\('road',\)"):
         find_messages(make_config(scope, train=dataset))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("annotations", "bbox", ["3", "6", "12", "10"]),
+        ("annotations", "bbox", [float("nan"), 6, 12, 10]),
+        ("annotations", "bbox", None),
+        ("annotations", "bbox", []),
+        ("annotations", "area", "120"),
+        ("images", "height", "48"),
+        ("images", "width", None),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_wrong_values(tmp_path, section, key, value, split):
+    content = make_content()
+    file = write(tmp_path, content)
+    content[section][1][key] = value
+    Path(file).write_text(json.dumps(content))
+    cfg = make_config(**{split: make_dataset(file, split != "train")})
+    try:
+        messages = list(find_messages(cfg))
+    except UserError as error:
+        messages = [str(error)]
+    total = len(content[section])
+    words = (f"1 of {total} '{section}' of", f"have a wrong '{key}', for instance {value!r} with the id 2. Write")
+    assert any(all(word in message for word in words) for message in messages), messages
+
+
+@pytest.mark.parametrize("counts", [[100, 10, 2962], "PP25\\1"])
+def test_size_of_encoded_masks(tmp_path, counts):
+    content = make_content()
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = dict(size=[64, 48], counts=counts)
+    cfg = make_config(train=make_dataset(write(tmp_path, content), steps=MASKS))
+    assert_found(cfg, "18 of 18 annotations", "[64, 48] for image 1 of [48, 64]", "[height, width]")

@@ -1,8 +1,13 @@
 """Missing files are named with a hint, and files that are not on the local disk are left to mmengine."""
 
+import json
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
+from tests.datasets.checks.coco_data import assert_found, make_config, make_content, make_dataset, write
+from tests.datasets.checks.test_segmentation import make_labels, make_seg_config, write_maps
 from van_mm.datasets.checks.files import check_data_files
 from van_mm.utils.errors import UserError
 
@@ -54,3 +59,29 @@ def test_local_files_are_checked(settings):
 def test_backslashes(settings):
     with pytest.raises(UserError, match="does not exist. Its path has backslashes.*forward slashes"):
         check(**settings)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_missing_images(tmp_path, split):
+    file = write(tmp_path, make_content())
+    (tmp_path / "images/3.jpg").unlink()
+    dataset = dict(type="RepeatDataset", times=2, dataset=make_dataset(file, split != "train"))
+    words = (f"1 of 6 images of the {split} data set", "images/3.jpg", "data_prefix")
+    assert_found(make_config(**{split: dataset}), *words, is_error=split != "train")
+
+
+def test_backslashes_in_a_file(tmp_path):
+    content = make_content()
+    file = write(tmp_path, content)
+    for image in content["images"]:
+        image["file_name"] = "..\\images\\" + image["file_name"]
+    Path(file).write_text(json.dumps(content))
+    assert_found(make_config(train=make_dataset(file)), "6 of 6 images", "backslashes", "forward slashes")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_missing_label_maps(tmp_path, split):
+    write_maps(tmp_path, [make_labels(0, 1, 2)] * 3, split=split)
+    (tmp_path / split / "maps/001.png").unlink()
+    words = (f"1 of 3 label maps of the {split} data set", "001.png")
+    assert_found(make_seg_config(tmp_path, split), *words, is_error=split != "train")

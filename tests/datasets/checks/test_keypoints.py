@@ -124,3 +124,24 @@ def test_converted_keypoints(tmp_path):
     pipeline = [dict(type="LoadImage"), convert]
     assert find_messages(make_pose_config(file, dict(type="HeatmapHead", out_channels=5), pipeline=pipeline)) == {}
     assert_found(make_pose_config(file, pipeline=pipeline), "model.head.out_channels is 17", "5 keypoints")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(sigmas=[0.1] * 2), "metainfo of the train data set has 2 sigmas, but 3 keypoints"),
+        (dict(joint_weights=[1.0] * 4), "has 4 joint_weights, but 3 keypoints"),
+        (dict(swap=("c", "", "")), "'swap' of the keypoint a in metainfo"),
+        (dict(swap=("c", "", "a")), None),
+    ],
+)
+def test_metainfo_of_ones_own(tmp_path, change, words):
+    swap = change.pop("swap", ("", "", ""))
+    points = {i: dict(name=name, id=i, color=[0] * 3, swap=swap[i]) for i, name in enumerate("abc")}
+    metainfo = dict(dataset_name="x", keypoint_info=points, skeleton_info={}, joint_weights=[1.0] * 3, sigmas=[0.1] * 3)
+    file = write(tmp_path, make_people(keypoints=3))
+    cfg = make_config("mmpose", train=make_pose_dataset(file, metainfo=metainfo | change))
+    if words:
+        assert_found(cfg, words)
+    else:
+        assert find_messages(cfg) == {}

@@ -1,5 +1,6 @@
 """Check COCO annotation files of boxes, masks, panoptic segments and keypoints."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -41,6 +42,7 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     path, is_panoptic = dataset.ann_file, is_kind_of(dataset, "CocoPanopticDataset")
     yield from find_id_problems(content, path)
     yield from find_reference_problems(content, path)
+    yield from find_value_problems(content, path)
     if not is_pose:
         yield from find_class_order_problems(content, path, dataset, split)
     annotations = get_annotations(content)
@@ -50,7 +52,7 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
         return
     yield from find_box_problems(content, path, drops_boxes=not is_pose)
     if not (is_pose or is_panoptic) and has_pipeline_setting(cfg, split, "with_mask"):
-        yield from find_mask_problems(annotations, path)
+        yield from find_mask_problems(content, path)
 
 
 def find_duplicates(values) -> list:
@@ -94,6 +96,33 @@ def find_reference_problems(content: dict, path: str) -> Iterator[Problem]:
             )
 
 
+def is_number(value) -> bool:
+    """Return whether a value of a JSON file is a finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def is_box(value) -> bool:
+    """Return whether a value of a JSON file is a list of four numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+
+
+def find_value_problems(content: dict, path: str) -> Iterator[Problem]:
+    """Yield a problem for each kind of numbers that are strings, null, NaN or incomplete."""
+    annotations = [item for item in get_annotations(content) if not item.get("ignore")]
+    for section, items, keys, is_valid, remedy in (
+        ("images", content["images"], ("height", "width"), is_number, "a number of pixels"),
+        ("annotations", annotations, ("bbox",), is_box, "[x, y, width, height] in pixels, as four numbers"),
+        ("annotations", annotations, ("area",), is_number, "the area of the mask, or width * height of the box"),
+    ):
+        for key in keys:
+            wrong = [item for item in items if key in item and not is_valid(item[key])]
+            if wrong:
+                yield Problem(
+                    f"{len(wrong)} of {len(items)} '{section}' of {path} have a wrong '{key}', for instance "
+                    f"{wrong[0][key]!r} with the id {wrong[0].get('id')}. Write {remedy}"
+                )
+
+
 def find_class_order_problems(content: dict, path: str, dataset, split: str) -> Iterator[Problem]:
     """Yield a problem if labels, which follow the order of the file, do not fit the names in ``metainfo.classes``."""
     classes = dataset.metainfo.get("classes") or ()
@@ -129,13 +158,27 @@ def is_short_polygon(polygon) -> bool:
     return not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 == 1
 
 
-def find_mask_problems(annotations: list[dict], path: str) -> Iterator[Problem]:
+def find_mask_problems(content: dict, path: str) -> Iterator[Problem]:
     """Yield a problem for annotations without a usable mask, for a config that trains or evaluates masks."""
     annotations = [  # mmdet leaves out the other ones, with or without mask
         annotation
-        for annotation in annotations
+        for annotation in get_annotations(content)
         if not annotation.get("ignore") and annotation.get("area", 1) > 0 and min(annotation.get("bbox", [1])[2:]) >= 1
     ]
+    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in content["images"]}
+    other = [
+        annotation
+        for annotation in annotations
+        if isinstance(mask := annotation.get("segmentation"), dict)
+        and list(mask.get("size", ())) != sizes.get(annotation["image_id"])
+    ]
+    if other:
+        size, image = other[0]["segmentation"].get("size"), other[0]["image_id"]
+        yield Problem(
+            f"{len(other)} of {len(annotations)} annotations of {path} have a run-length encoded mask of another size "
+            f"than their image, for instance {size} for image {image} of {sizes.get(image)}. Encode masks of "
+            "[height, width] of the image"
+        )
     masks = [annotation.get("segmentation") for annotation in annotations]
     empty = sum(not mask for mask in masks)
     short = sum(isinstance(mask, list) and bool(mask) and all(map(is_short_polygon, mask)) for mask in masks)
@@ -174,12 +217,16 @@ def explain_build_error(cfg: ConfigDict, error: BaseException | None) -> str | N
             continue
         if content is None or not content["images"]:
             continue
-        problems = [*find_id_problems(content, file), *find_reference_problems(content, file)]
+        problems = [
+            *find_id_problems(content, file),
+            *find_reference_problems(content, file),
+            *find_value_problems(content, file),
+        ]
         if isinstance(error, KeyError):
             problem = find_missing_key(content, file, error.args[0])
             if problem:
                 return problem
-        elif not isinstance(error, (AssertionError, ValueError)):
+        elif not isinstance(error, (AssertionError, TypeError, ValueError)):
             continue
         uneven = sum(len(item.get("keypoints") or ()) % 3 > 0 for item in get_annotations(content))
         if uneven and isinstance(error, ValueError):

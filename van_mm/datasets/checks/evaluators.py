@@ -201,6 +201,6 @@ def find_ground_truth_problems(metric: dict, content: dict | None, file: str, is
             )
         kinds = metric.get("metric") or ()
         if "segm" in ([kinds] if isinstance(kinds, str) else kinds):
-            for problem in find_mask_problems(annotations, file):
+            for problem in find_mask_problems(content, file):
                 yield Problem(problem.message)
     yield from find_id_problems(content, file)

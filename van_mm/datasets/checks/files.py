@@ -1,14 +1,19 @@
-"""Check that the folders and annotation files of data sets exist."""
+"""Check that the folders, the annotation files and the images of data sets exist."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from van_mm.datasets.checks import det_maps, segmentation
+from van_mm.datasets.checks.annotations import spread_indices
+from van_mm.datasets.checks.problem import Problem
 from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
 from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import UserError
 
+MAX_FILES = 1000  # largest number of samples whose files are looked for at the start of a run (our choice)
 DOWNLOADED_TYPES = {"CIFAR10", "CIFAR100", "MNIST", "FashionMNIST"}
 
 
@@ -118,11 +123,39 @@ def check_data_files(cfg: Config, splits: tuple[str, ...]) -> None:
     missing = [path for path in expected if not path.exists()]
     if missing:
         layout = "\n".join(f"  {path}{'   (missing)' if path in missing else ''}" for path in expected)
-        hint = ""
-        if os.sep == "/" and "\\" in str(missing[0]):
-            hint = " Its path has backslashes, which separate no folders here: write forward slashes."
+        hint = explain_backslashes(missing[0])
         raise UserError(
             f"the data set is not complete: {missing[0]} does not exist.{hint} This config expects, below "
             f"{Path.cwd()}:\n{layout}\nMove or link the data there, set another data_root with --cfg-options, or try "
             "--demo, which needs no download."
         )
+
+
+def explain_backslashes(path) -> str:
+    """Return a sentence about the backslashes in a path, or nothing."""
+    if os.sep != "/" or "\\" not in str(path):
+        return ""
+    return " Its path has backslashes, which separate no folders here: write forward slashes."
+
+
+def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
+    """Yield a problem if images or label maps of a data set do not exist.
+
+    Training leaves out a few such samples (``--max-bad-data``). Validation and testing end at the first one.
+    """
+    loader = cfg.get(f"{split}_dataloader") or {}
+    if any(map(reads_remotely, iter_dicts(loader.get("dataset")))):
+        return
+    reads_maps = segmentation.get_map_loader(dataset) or det_maps.get_map_loader(dataset)
+    for key, kind in (("img_path", "images"), *([("seg_map_path", "label maps")] if reads_maps else ())):
+        paths = {dataset.get_data_info(int(index)).get(key) for index in spread_indices(len(dataset), MAX_FILES)}
+        paths = sorted(path for path in paths if isinstance(path, str) and not is_remote(path))
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            total = len(paths) if len(dataset) <= MAX_FILES else f"{len(paths)} (a sample)"
+            yield Problem(
+                f"{len(missing)} of {total} {kind} of the {split} data set do not exist, for instance {missing[0]}."
+                f"{explain_backslashes(missing[0])} Correct data_root, data_prefix or the names in ann_file, or add "
+                "the files",
+                is_error=split != "train" or len(missing) == len(paths),
+            )

@@ -26,10 +26,30 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     count = dataset.metainfo.get("num_keypoints")
     if not count:
         return
+    yield from find_metainfo_problems(dataset.metainfo, count, split)
     yield from find_file_problems(dataset, count)
     converted = find_converted_count(cfg, split)
     if split == "train" or not converts_predictions(cfg, split):
         yield from find_head_problems(cfg, split, count if converted is None else converted)
+
+
+def find_metainfo_problems(metainfo: dict, count: int, split: str) -> Iterator[Problem]:
+    """Yield a problem if ``metainfo`` has not one weight and sigma a keypoint, or its left and right do not match."""
+    for key, name in dict(sigmas="sigmas", dataset_keypoint_weights="joint_weights").items():
+        found = metainfo.get(key)
+        if found is not None and len(found) != count:
+            yield Problem(
+                f"metainfo of the {split} data set has {len(found)} {name}, but {count} keypoints. Write one for each "
+                "keypoint"
+            )
+    flipped, names = metainfo.get("flip_indices") or [], metainfo.get("keypoint_id2name") or {}
+    wrong = [names.get(i, i) for i, other in enumerate(flipped) if flipped[other] != i]
+    if wrong:
+        yield Problem(
+            f"'swap' of the keypoint {join_names(wrong)} in metainfo of the {split} data set names a keypoint that "
+            "does not name it in return, so that flipped images get wrong keypoints. Set 'swap' of left and right to "
+            "each other"
+        )
 
 
 def converts_predictions(cfg: Config, split: str) -> bool:
