@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from van_mm.apis.command_line import exit_with_message, keep_tracebacks
 from van_mm.apis.run_config import dump_config
 from van_mm.utils.errors import UserError, wrap_build_errors
@@ -32,26 +33,51 @@ def test_plain_message_makes_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("place", ["run", None])
 @pytest.mark.parametrize(
-    "code", ["open('/nowhere/file')", "import json, pathlib\npathlib.Path('/nowhere').read_text()"]
+    ("code", "message"),
+    [
+        ("open('/nowhere/file')", "FileNotFoundError: .*'/nowhere/file'"),  # a user's code tells what to correct
+        ("import json, pathlib\npathlib.Path('/nowhere').read_text()", "FileNotFoundError"),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(users_module.py, line 1: 1 / 0\)"),
+        (
+            "class Worker(Exception): pass\nraise Worker('Traceback (most recent call last):\\n a\\nKeyError: 3')",
+            "KeyError: 3",
+        ),
+    ],
 )
-def test_files_of_user_code(code, tmp_path):
-    """A file that a user's code does not find is a traceback, because this package cannot tell what to correct."""
-    (tmp_path / "run").mkdir()
-    with pytest.raises(FileNotFoundError), exit_with_message():
-        keep_tracebacks(tmp_path / "run")
+def test_unexpected_errors(code, message, place, tmp_path, monkeypatch, capsys):
+    """An unexpected error is one message too, and its traceback is in the work dir or in work_dirs/."""
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / (place or "work_dirs") / "error.log"
+    whole = f"^error: unexpected {message}.* report it .traceback: .*error.log.$"
+    with pytest.raises(SystemExit, match=whole) as stop, exit_with_message():
+        if place:
+            keep_tracebacks(tmp_path / place)
         run_user_code(tmp_path, code)
-    assert "users_module.py" in (tmp_path / "run/error.log").read_text()
+    assert "\n" not in stop.value.code and "Traceback" not in capsys.readouterr().err
+    assert "users_module.py" in log.read_text() and "Traceback" in log.read_text()
 
 
-def test_files_of_this_package():
+def test_unexpected_error_on_a_full_disk(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="report it$"), exit_with_message():
+        keep_tracebacks("/proc/nothing")
+        run_user_code(tmp_path, "1 / 0")
+    assert "users_module.py" in capsys.readouterr().err
+
+
+def test_files_of_this_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="error: /proc/nothing can't be read or written: "), exit_with_message():
         dump_config("cls/van_b0_in1k", "/proc/nothing/x.py")
+    assert not (tmp_path / "work_dirs").exists()
 
 
-def test_other_errors_pass(tmp_path):
-    (tmp_path / "run").mkdir()
-    with pytest.raises(ZeroDivisionError), exit_with_message():
-        keep_tracebacks(tmp_path / "run")
-        run_user_code(tmp_path, "1 / 0")
-    assert "ZeroDivisionError" in (tmp_path / "run/error.log").read_text()
+TOOLS = [path for path in (ROOT / "tools").rglob("*.py") if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_every_tool_ends_with_a_message(tool):
+    """tools/misc/test_environments.py runs before the package is installed."""
+    end = tool.read_text().partition('if __name__ == "__main__":')[2]
+    assert "with exit_with_message():" in end or tool.stem == "test_environments"

@@ -142,4 +142,9 @@ def start_and_kill(command: list[str], log: Path, work_dir: Path, writing: bool,
 
 
 if __name__ == "__main__":
-    sys.exit(main(parse_args()))
+    args = parse_args()
+
+    from van_mm.apis.command_line import exit_with_message
+
+    with exit_with_message():
+        sys.exit(main(args))

@@ -1,6 +1,5 @@
 """Assemble a runner and its data sets, and report what is wrong with them before training starts."""
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from van_mm.datasets.checks.run import check_run, wrap_dataset_errors
 from van_mm.engine.distributed.processes import rank_zero_first
 from van_mm.engine.hooks.preemption_hook import StopHook
 from van_mm.utils.config_walk import iter_dicts
-from van_mm.utils.errors import RunStopped, UserError, wrap_build_errors
+from van_mm.utils.errors import RunStopped, UserError, locate_error, wrap_build_errors
 
 
 @contextmanager
@@ -39,9 +38,7 @@ def wrap_first_step_errors(runner) -> Iterator[None]:
     except Exception as error:
         if counter.steps:
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        location = f"{Path(frame.filename).name}, line {frame.lineno}: {frame.line}"
-        raise UserError(f"the config does not build or run: {type(error).__name__}: {error} ({location})") from error
+        raise UserError(f"the config does not build or run: {locate_error(error)}") from error
     finally:
         # mmengine calls after_train only at the end of a complete run. Signal handlers must always be restored.
         for hook in runner.hooks:

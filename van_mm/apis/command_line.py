@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from van_mm.engine.distributed import processes
 from van_mm.engine.distributed.processes import leave_job, report_failure
-from van_mm.utils.errors import RunStopped, UserError
+from van_mm.utils.errors import RunStopped, UserError, locate_error
 
 PACKAGE_DIRS = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2] / "tools")
 ERROR_LOG = "error.log"
+DEFAULT_LOG_FOLDER = Path("work_dirs")  # of tools that have no work dir
 _log_folder = None  # of the run of this process, once it is known
 
 
@@ -25,25 +25,39 @@ def keep_tracebacks(work_dir: str | Path) -> None:
     _log_folder = Path(work_dir)
 
 
-def log_traceback(error: Exception) -> str:
+def log_traceback(error: Exception, is_unexpected: bool) -> str:
     """Append the whole traceback of an error to ``error.log``.
 
-    A message without a cause, about a run whose work dir does not exist yet, is complete as it is.
+    An expected error, about a run whose work dir does not exist yet or of a tool without one, is complete as it is.
 
     Returns:
         str: A sentence that names the file, or nothing if none was written.
     """
-    if _log_folder is None or not (_log_folder.is_dir() or error.__cause__ is not None):
+    folder = _log_folder or DEFAULT_LOG_FOLDER
+    if not is_unexpected and not (_log_folder and folder.is_dir()):
         return ""
-    path = _log_folder / ERROR_LOG
+    path = folder / ERROR_LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(sys.argv)}\n")
             file.write("".join(traceback.format_exception(error)) + "\n")
-    except OSError:  # as on a full disk; the message matters more
+    except OSError:  # as on a full disk
+        if is_unexpected:
+            traceback.print_exc()
         return ""
     return f" (traceback: {path})"
+
+
+def describe_failure(error: Exception) -> tuple[str, bool]:
+    """Return the message of an error that ends a tool, and whether its traceback may be needed to understand it."""
+    if isinstance(error, UserError):
+        # The worker of a data loader sends its traceback along, and the message is the end of it.
+        message = str(error).rpartition("UserError: ")[2].rstrip()
+        return message, error.__cause__ is not None and not isinstance(error.__cause__, (UserError, OSError))
+    if isinstance(error, OSError) and error.filename is not None and is_own_error(error):
+        return f"{error.filename} can't be read or written: {error.strerror}", False
+    return f"unexpected {locate_error(error)}. If the message does not tell what to correct, report it", True
 
 
 def is_own_error(error: OSError) -> bool:
@@ -64,11 +78,11 @@ def is_own_error(error: OSError) -> bool:
 
 @contextmanager
 def exit_with_message() -> Iterator[None]:
-    """End the program with one message on errors that the user can correct.
+    """End the program with one message on any error.
 
-    These are :class:`~van_mm.utils.errors.UserError` and files that this package cannot read or write. With
-    ``VAN_MM_TRACEBACK=1`` the traceback is printed too, and ``error.log`` in the work dir of a run always holds it.
-    Other exceptions pass; in a job of several processes they are reported to the others first.
+    ``error.log`` in the work dir of a run, or in ``work_dirs/`` for tools that have none, holds the traceback of every
+    error that this package does not expect. With ``VAN_MM_TRACEBACK=1`` tracebacks are printed too. In a job of several
+    processes, the error is reported to the others.
 
     Raises:
         SystemExit: With the message, which makes the exit code 1; with 128 + the signal after a signal; with 0 never.
@@ -77,20 +91,6 @@ def exit_with_message() -> Iterator[None]:
     _log_folder = None
     try:
         yield
-    except (UserError, OSError) as error:
-        is_message = isinstance(error, UserError) or error.filename is not None and is_own_error(error)
-        logged = log_traceback(error)
-        if not is_message:
-            report_failure(f"{type(error).__name__}: {error}")
-            raise
-        if os.environ.get("VAN_MM_TRACEBACK"):
-            traceback.print_exc()
-        if isinstance(error, UserError):
-            # The worker of a data loader sends its traceback along, and the message is the end of it.
-            message = str(error).rpartition("UserError: ")[2].rstrip()
-        else:
-            message = f"{error.filename} can't be read or written: {error.strerror}"
-        sys.exit(f"error: {report_failure(message)}{logged}")
     except RunStopped as stopped:
         leave_job()
         print(stopped, flush=True)
@@ -98,9 +98,9 @@ def exit_with_message() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        log_traceback(error)
-        first_failure = report_failure(f"{type(error).__name__}: {error}")
-        if processes.watchdog is not None and not first_failure.startswith(f"rank {processes.watchdog.rank} "):
-            sys.exit(f"error: {first_failure}")  # this process only failed because another one had
-        raise
+        message, is_unexpected = describe_failure(error)
+        logged = log_traceback(error, is_unexpected)
+        if os.environ.get("VAN_MM_TRACEBACK"):
+            traceback.print_exc()
+        sys.exit(f"error: {report_failure(message)}{logged}")
     leave_job()

@@ -3,8 +3,10 @@
 A message reads "<problem>. <remedy>."; :mod:`van_mm.apis.command_line` prints it and ends the tool.
 """
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -36,6 +38,15 @@ def format_error(error: Exception) -> str:
     """Return an error as one line. The name of the class comes first unless it is a :class:`UserError`."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split())
+
+
+def locate_error(error: Exception) -> str:
+    """Return an error with its class and the line of code that raised it."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text:  # of a process of a data loader, whose last line is the error
+        return text.rstrip().splitlines()[-1]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}, line {frame.lineno}: {frame.line})"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import tempfile
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mmengine.runner import ValLoop
 from mmengine.runner.amp import autocast
 
 from van_mm.registry import HOOKS
-from van_mm.utils.errors import UserError
+from van_mm.utils.errors import UserError, locate_error
 from van_mm.utils.random_state import get_random_state, set_random_state
 
 TRIAL_SAMPLES = 2  # our choice
@@ -64,7 +63,7 @@ class ValidationTrialHook(Hook):
             raise
         except Exception as error:
             raise UserError(
-                f"the config does not build or run: the validation fails on its first batch: {describe_error(error)}. "
+                f"the config does not build or run: the validation fails on its first batch: {locate_error(error)}. "
                 "Correct the model, val_dataloader or val_evaluator, or train with --no-validate"
             ) from error
         finally:
@@ -148,7 +147,7 @@ def compute_figures(evaluator: Evaluator) -> tuple[dict, list[str]]:
             if name in PARTIAL_METRICS or isinstance(error, CODE_ERRORS):
                 raise
             problems.append(
-                f"{name} fails on the first validation batch alone: {describe_error(error)}. Go on if it needs the "
+                f"{name} fails on the first validation batch alone: {locate_error(error)}. Go on if it needs the "
                 "whole data set, or else correct val_evaluator"
             )
             continue
@@ -174,9 +173,3 @@ def check_best_key(runner, figures: dict) -> None:
                     f"default_hooks.checkpoint.save_best is '{key}', which the validation does not give. Set it to "
                     f"'auto' or to one of {', '.join(figures)}"
                 )
-
-
-def describe_error(error: Exception) -> str:
-    """Return the type, the text and the line of an error."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}: {frame.line})"
