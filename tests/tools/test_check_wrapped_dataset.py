@@ -1,4 +1,4 @@
-"""tools/misc/check_dataset.py on data sets inside wrappers."""
+"""tools/misc/check_dataset.py on data sets inside wrappers, and how it tells errors from warnings."""
 
 import json
 
@@ -45,3 +45,28 @@ def test_wrappers(tmp_path, run_tool, wrapper):
     assert done.returncode == 1
     assert "broken.jpg: the image can't be read" in done.stdout
     assert "1 of 18 annotations" in done.stdout
+
+
+@pytest.mark.parametrize("share", [1, 18])
+def test_warnings_and_errors(tmp_path, run_tool, share):
+    """With warnings the exit code is 0, because training starts. The JSON file tells which is which."""
+    content = make_content()
+    for annotation in content["annotations"][:share]:
+        annotation["area"] = 0
+    dataset = make_dataset(write(tmp_path, content), filter_cfg=None)
+    out = tmp_path / "problems.json"
+    done = run_tool(
+        "misc/check_dataset", write_config(tmp_path, dataset), "--splits", "train", "--workers", 0, "--out", out
+    )
+    (problem,) = json.loads(out.read_text())
+    severity = "warning" if share == 1 else "error"
+    assert problem["severity"] == severity and f"{share} of 18 annotations" in problem["problem"]
+    assert f"{severity}: {share} of 18 annotations" in done.stdout
+    assert done.returncode == (share == 18), done.stdout
+
+
+def test_pipelines_are_those_of_training(tmp_path, run_tool):
+    steps = [dict(type="LoadAnnotations", with_bbox=True), dict(type="Resize", scale="large")]
+    dataset = make_dataset(write(tmp_path, make_content()), steps=steps)
+    done = run_tool("misc/check_dataset", write_config(tmp_path, dataset), "--splits", "train", "--workers", 0)
+    assert done.returncode == 1 and "the transform Resize of the train pipeline" in done.stdout, done.stdout

@@ -5,8 +5,8 @@ python tools/misc/check_dataset.py seg/upernet_van_b2
 python tools/misc/check_dataset.py my_config.py --splits train --workers 16 --out problems.json
 
 Every image is decoded to its last byte. Training does not do this: it reads a truncated JPEG as an image whose end is
-gray. Every annotation is loaded, and its sizes, labels, boxes, maps and keypoints are checked. The exit code is 1 if a
-problem is found.
+gray. Every annotation is loaded, and its sizes, labels, boxes, maps and keypoints are checked. The exit code is 1 if
+there is an error, and 0 if there are only warnings, with which training starts.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from _arguments import CONFIG_HELP, add_config_arguments, load_config  # noqa: E402  found through the line above
+
+SEVERITIES = {True: "error", False: "warning"}
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,11 +35,11 @@ def main(args: argparse.Namespace) -> int:
     import json
     import os
 
-    from mmengine.registry import init_default_scope
+    from mmengine.registry import DATASETS, init_default_scope
 
     from van_mm.apis.run_config import prepare_data
     from van_mm.datasets.bad_samples import iter_innermost_datasets
-    from van_mm.datasets.checks.run import find_run_problems
+    from van_mm.datasets.checks.run import find_run_problems, wrap_dataset_errors
     from van_mm.datasets.checks.segmentation import get_ignored_labels
 
     cfg = load_config(args)
@@ -50,24 +52,27 @@ def main(args: argparse.Namespace) -> int:
         loader = cfg.get(f"{split}_dataloader")
         if not loader:
             continue
-        datasets[split] = next((dataset for _, dataset_cfg, dataset in built if dataset_cfg == loader.dataset), None)
+        datasets[split] = next((datasets[other] for other, known in built if known == loader.dataset), None)
         if datasets[split] is None:  # many configs use the same data set for validation and test
-            datasets[split] = build_loading_dataset(loader.dataset, split)
-            built.append((split, loader.dataset, datasets[split]))
+            with wrap_dataset_errors(split, loader.dataset):
+                datasets[split] = DATASETS.build(loader.dataset)
+            built.append((split, loader.dataset))
     for problem in find_run_problems(cfg, datasets):
-        problems.append(dict(split="", file="", problem=problem.message))
-    for split, _, dataset in built:
-        for part in iter_innermost_datasets(dataset):
+        problems.append(dict(severity=SEVERITIES[problem.is_error], split="", file="", problem=problem.message))
+    for split, dataset_cfg in built:
+        for part in iter_innermost_datasets(build_loading_dataset(dataset_cfg, split)):
             problems += find_problems(part, split, workers, get_ignored_labels(cfg))
 
+    problems.sort(key=lambda problem: problem["severity"])  # errors first
     for problem in problems[: args.show]:
-        print(f"{problem['split']}: {problem['file']}: {problem['problem']}")
+        print(": ".join(filter(None, problem.values())))
     hidden = f", {len(problems) - args.show} more not shown" if len(problems) > args.show else ""
-    print(f"{len(problems)} problems{hidden}")
+    errors = sum(problem["severity"] == "error" for problem in problems)
+    print(f"{len(problems)} problems: {errors} errors and {len(problems) - errors} warnings{hidden}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(problems, indent=1))
-    return int(bool(problems))
+    return int(errors > 0)
 
 
 def build_loading_dataset(dataset_cfg, split: str):
@@ -111,7 +116,9 @@ def find_problems(dataset, split: str, workers: int, ignored: set[int]) -> list[
     title = f"{split}: {len(dataset)} samples"
     problems = []
     for batch in track(batches, title, console=Console(stderr=True)):
-        problems += [dict(split=split, file=file, problem=line) for file, lines in batch for line in lines]
+        problems += [
+            dict(severity="error", split=split, file=file, problem=line) for file, lines in batch for line in lines
+        ]
     print(f"{title} of {type(dataset).__name__} checked", flush=True)
     return problems
 
