@@ -67,15 +67,15 @@ def build_runner(cfg: Config):
         cfg (Config): Config of a run, from :func:`van_mm.apis.run_config.get_run_config`.
 
     Returns:
-        Runner: The runner from ``Runner.from_cfg``.
+        QuietRunner: The runner.
 
     Raises:
         UserError: If a part of the config does not build.
     """
-    from mmengine.runner import Runner
+    from van_mm.engine.runner.quiet_runner import QuietRunner
 
     with wrap_build_errors():
-        return Runner.from_cfg(cfg)
+        return QuietRunner.from_cfg(cfg)
 
 
 def build_datasets(runner, splits: tuple[str, ...], max_bad_data: float = 0.0) -> None:

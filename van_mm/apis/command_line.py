@@ -1,5 +1,6 @@
 """Turn whatever ends a tool into one message and an exit code."""
 
+import logging
 import os
 import signal
 import sys
@@ -47,6 +48,18 @@ def log_traceback(error: Exception, is_unexpected: bool) -> str:
             traceback.print_exc()
         return ""
     return f" (traceback: {path})"
+
+
+def log_error(message: str) -> None:
+    """Write the message that ends a run to the end of its log file. The screen shows it anyway."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    record = logger.makeRecord(logger.name, logging.ERROR, sys.argv[0], 0, message, (), None, "main")
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+    sys.stdout.flush()
 
 
 def describe_failure(error: Exception) -> tuple[str, bool]:
@@ -102,5 +115,7 @@ def exit_with_message() -> Iterator[None]:
         logged = log_traceback(error, is_unexpected)
         if os.environ.get("VAN_MM_TRACEBACK"):
             traceback.print_exc()
-        sys.exit(f"error: {report_failure(message)}{logged}")
+        message = report_failure(message) + logged
+        log_error(message)
+        sys.exit(f"error: {message}")
     leave_job()

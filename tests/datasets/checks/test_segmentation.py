@@ -8,6 +8,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from tests.datasets.checks.coco_data import assert_found, find_messages, make_config
+from van_mm.datasets.checks import segmentation
 from van_mm.datasets.checks.samples import find_sample_problems
 from van_mm.datasets.checks.segmentation import MAX_MAPS, get_ignored_labels
 
@@ -107,6 +108,14 @@ def build(cfg: Config):
 
     with DefaultScope.overwrite_default_scope("mmseg"):
         return DATASETS.build(cfg.train_dataloader.dataset)
+
+
+def test_large_maps_are_sampled(tmp_path, monkeypatch):
+    """A map of another format is read first, and the number of pixels limits how many others are."""
+    monkeypatch.setattr(segmentation, "MAX_PIXELS", 3 * 96)
+    maps = [make_labels(0, 1, 2)] * 9 + [make_labels(0, 1, 300, dtype=np.uint16)]
+    write_maps(tmp_path, maps)
+    assert_found(make_seg_config(tmp_path), "1 of 3 label maps (a sample of 10)", "009.png", "the values 300")
 
 
 def test_palette_images_and_decoders(tmp_path):

@@ -29,14 +29,14 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     try:
         with keep_random_state():
             for index in indices:
-                if not has_readable_files(dataset.get_data_info(index)):
-                    return
                 try:
                     dataset.prepare_data(index)
                 except TransformFailed as failure:
+                    if not has_readable_files(dataset.get_data_info(index)):
+                        return
                     failures.add(failure.args)
                 else:
-                    return
+                    return  # at the first sample of a healthy data set
     except Exception:  # of the data set itself, which the run reports for each sample
         return
     finally:

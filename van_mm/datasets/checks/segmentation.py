@@ -21,7 +21,8 @@ from van_mm.utils.config_walk import get_type_name, iter_dicts
 
 MAX_HEADERS = 1000  # largest number of label maps whose headers are read (our choice)
 MAX_MAPS = 32  # label maps that are decoded at the start of a run (our choice)
-MAX_SECONDS = 4  # time for more label maps, if a class does not occur in the first ones (our choice)
+MAX_PIXELS = 50_000_000  # number of pixels after which no other one of them is decoded (our choice)
+MAX_SECONDS = 2  # time for more label maps, if a class does not occur in the first ones (our choice)
 IGNORED_SHARE = 0.01  # share of ignored pixels from which on they may be a class (our choice)
 DEFAULT_IGNORED = 255  # mmseg's ignore_index
 TWO_SETTINGS = (
@@ -101,12 +102,14 @@ class MapStatistics:
     Attributes:
         pixels (np.ndarray): Number of pixels of each raw value from 0 to 255.
         maps (int): Number of decoded maps.
+        decoded (int): Number of pixels of all of them, the unusable ones included.
         wrong (list[tuple[str, str]]): Each unusable map with its problem.
         example (dict[int, str]): A map that contains the raw value.
     """
 
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     maps: int = 0
+    decoded: int = 0
     wrong: list[tuple[str, str]] = field(default_factory=list)
     example: dict[int, str] = field(default_factory=dict)
 
@@ -117,6 +120,7 @@ class MapStatistics:
         except Exception:  # each decoder raises its own errors
             return
         self.maps += 1
+        self.decoded += raw.size
         if problem := describe_wrong_map(raw, path, loader.imdecode_backend):
             self.wrong.append((path, problem))
             return
@@ -167,19 +171,16 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     usual = max(set(formats.values()), key=list(formats.values()).count) if formats else None
     rare = [path for path, kind in formats.items() if kind != usual][:MAX_MAPS]  # decoded whatever their position
     names = get_classes(dataset)
-    statistics = MapStatistics()
-    for path in dict.fromkeys([*paths[:MAX_MAPS], *rare]):
+    ignored, labels = get_ignored_labels(cfg), map_labels(dataset)
+    statistics, end = MapStatistics(), math.inf
+    for number, path in enumerate(dict.fromkeys([*rare, *paths])):
+        if number >= len(rare) + MAX_MAPS or statistics.decoded >= MAX_PIXELS:
+            end = min(end, time.monotonic() + MAX_SECONDS)
+            if statistics.wrong or not may_ignore_class(statistics, labels, len(names), ignored):
+                break
+            if time.monotonic() > end:
+                break
         statistics.add(path, loader)
-    ignored = get_ignored_labels(cfg)
-    labels = map_labels(dataset)
-    end = time.monotonic() + MAX_SECONDS
-    for path in paths[MAX_MAPS:]:
-        if statistics.wrong or not may_ignore_class(statistics, labels, len(names), ignored):
-            break
-        if time.monotonic() > end:
-            break
-        if path not in rare:
-            statistics.add(path, loader)
     total = f"{statistics.maps} label maps" + (
         f" (a sample of {len(dataset)})" if statistics.maps < len(dataset) else ""
     )

@@ -1,1 +1,1 @@
-"""Checkpoint files of a run, and the schedule of a resumed one."""
+"""Runner and checkpoint files of a run, and the schedule of a resumed one."""
