@@ -35,7 +35,7 @@ def pytest_addoption(parser) -> None:
     parser.addoption(
         "--list-messages",
         metavar="FILE.md",
-        help="for test_bad_input.py: write every input with its message to this file",
+        help="for test_documented_problems.py: write the page of all messages to this file",
     )
 
 

@@ -1,7 +1,4 @@
-"""Every wrong input ends a tool with one message, a nonzero exit code and no partly written file.
-
-``python -m pytest -n 0 tests/tools/test_bad_input.py --list-messages docs/bad_input.md`` writes all messages to a page.
-"""
+"""Every wrong input ends a tool with one message, a nonzero exit code and no partly written file."""
 
 import json
 import os
@@ -12,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.tools.test_train_test import refused
 from van_mm import get_config
 from van_mm.apis.build import build_random_model
@@ -51,16 +47,16 @@ CONFIG_TOOLS = {
     "visualization/vis_cam": ("PICTURE --model", "GOOD"),
     "misc/check_dataset": ("", ""),
 }
-CASES = []  # section, tool, arguments, words that the message contains
+CASES = []  # tool, arguments, words that the message contains
 
 
 def case(tool: str, arguments: str, *words: str) -> None:
-    """Add a case to the current section, which becomes a heading of the page."""
-    CASES.append((section, tool, arguments, words))
+    """Add a case."""
+    CASES.append((tool, arguments, words))
 
 
 R50 = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco"
-section = "Configs"
+# ---- Configs
 for tool, (before, after) in CONFIG_TOOLS.items():
     case(tool, f"{before} cls/van_b9_in1k {after}", "no config 'cls/van_b9_in1k'", "cls/van_b")
 for name, words in {
@@ -81,7 +77,7 @@ case("train", "mmdet::retinanet/nothing.py", "no config", "mmdet::retinanet/")
 case("train", "mmnothing::a/b.py", "the package mmnothing is not installed")
 case("train", "PICTURE", "does not load")
 
-section = "Another backbone"
+# ---- Another backbone
 case("train", f"{R50} --backbone b9", "unknown VAN arch 'b9'", "b0, b1")
 case("train", f"{R50} --backbone b0 --optim van --dump PICTURE/mine.py", "picture.jpg")
 for config, *words in (
@@ -95,7 +91,7 @@ for config, *words in (
     case("train", f"mmdet::{config} --backbone b0", *words)
 case("train", "mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024 --backbone b0", "strides")
 
-section = "Config options"
+# ---- Config options
 for config, option, words in [
     (CLS, "modle.backbone.arch=b1", ("has no 'modle'", "model")),
     (CLS, "model.backbone.drop_path=0.1", ("model.backbone has no 'drop_path'", "drop_path_rate")),
@@ -156,7 +152,7 @@ for config, option, words in [
 ]:
     case("train", f"{config} {DEMO} --cfg-options {option}", *words)
 
-section = "Training"
+# ---- Training
 train = f"{CLS} {DEMO}"
 case("train", f"{CLS} --demo-iters 3", "--demo-iters goes with --demo")
 case("train", f"{train} --demo-iters 0", "at least 1")
@@ -175,7 +171,7 @@ case("train", f"{DET} --demo --demo-root PICTURE --work-dir RUN", "picture.jpg")
 case("train", CLS, "data/imagenet", "does not exist", "--demo")
 case("train", f"{PANOPTIC} --work-dir RUN", "data/coco", "does not exist", "--demo")
 
-section = "Testing"
+# ---- Testing
 test = f"{CLS} GOOD {DEMO}"
 case("test", f"{CLS} nowhere.pth {DEMO}", "no checkpoint nowhere.pth")
 case("test", f"{CLS} TEXT {DEMO}", "text.pth")
@@ -192,7 +188,7 @@ case("test", f"{test} --show-dir PICTURE/panels", "picture.jpg")
 case("test", f"{test} --tta --cfg-options tta_model=None", "no tta_model")
 case("test", f"{CLS} GOOD", "does not exist", "--demo")
 
-section = "Inference"
+# ---- Inference
 infer = f"{CLS} GOOD"
 case("infer", f"{infer} nowhere.jpg", "nowhere.jpg")
 case("infer", f"{infer} CONFIGS", "configs")
@@ -204,7 +200,7 @@ case("infer", f"{infer} PICTURE --out-dir PICTURE/out", "picture.jpg")
 case("infer", f"{CLS} TEXT PICTURE", "text.pth")
 case("infer", f"{POSE} GOOD PICTURE --person-boxes TEXT", "--person-boxes", "not a list of detections")
 
-section = "Export and conversion"
+# ---- Export and conversion
 case("deploy/export_onnx", f"{CLS} GOOD --size 0 32", "--size")
 case("deploy/export_onnx", f"{CLS} GOOD --out PICTURE/a.onnx", "picture.jpg")
 case("deploy/export_onnx", f"{CLS} TEXT", "text.pth")
@@ -216,7 +212,7 @@ case("model_converters/publish_model", "TEXT out.pth", "text.pth")
 case("dataset_converters/saliency", "nowhere", "nowhere")
 case("dataset_converters/saliency", "DATA/saliency --subset ECSSD", "ECSSD")
 
-section = "Analysis"
+# ---- Analysis
 case("analysis/benchmark", "--backbones van_b9", "van_b9")
 case("analysis/benchmark", "--backbones b0 --cases 224", "224")
 case("analysis/benchmark", "--backbones b0 --device tpu9", "tpu9")
@@ -237,7 +233,7 @@ case("analysis/analyze_logs", "TEXT", "text.pth")
 case("analysis/plot_tradeoffs", "--benchmark nowhere.json", "nowhere.json")
 case("analysis/plot_tradeoffs", "--benchmark TEXT", "text.pth")
 
-section = "Visualization and data inspection"
+# ---- Visualization and data inspection
 case("visualization/vis_cam", f"PICTURE --model {CLS} GOOD --target unicorn", "unicorn")
 case("visualization/vis_cam", f"PICTURE --model {CLS} GOOD --target-layer nothing", "nothing")
 case("visualization/vis_cam", f"nowhere.jpg --model {CLS} GOOD", "nowhere.jpg")
@@ -380,56 +376,12 @@ def files(tmp_path_factory, demo_root) -> dict[str, str]:
     return named | dict(CONFIGS=str(folder / "configs"), PICTURE=str(folder / "picture.jpg"), DATA=str(demo_root))
 
 
-PAGE = """# Messages for wrong input
-
-Every wrong input ends a tool with one message and a nonzero exit code. This page lists {number} commands and messages.
-
-In the commands, `GOOD` is a valid checkpoint, and `OTHER`, `CODE`, `NAN`, `CUT`, `TEXT` and `EMPTY` are unusable ones.
-`PICTURE` is an image file, `CONFIGS` a folder of configs, `DATA` the demo data, `RUN` the work directory and `HERE` the
-current folder.
-
-{links}
-
-{rows}
-
-This page is generated: `python -m pytest -n 0 tests/tools/test_bad_input.py --list-messages docs/bad_input.md`.
-"""
-
-
-@pytest.fixture(scope="module")
-def messages(request):
-    """Collect the messages of all cases, and write them to the file given by ``--list-messages``."""
-    messages = []  # section, command, message
-    yield messages
-    if path := request.config.getoption("--list-messages"):
-        sections = dict.fromkeys(section for section, *_ in messages)
-        rows = "".join(
-            f"## {section}\n\n"
-            + "".join(f"```\n$ {command}\n{text}\n```\n\n" for name, command, text in messages if name == section)
-            for section in sections
-        )
-        links = "\n".join(f"- [{section}](#{section.lower().replace(' ', '-')})" for section in sections)
-        Path(path).write_text(PAGE.format(number=len(messages), links=links, rows=rows.rstrip()))
-
-
-def collect_message(messages: list, section: str, done, folders: dict[str, str], command: str) -> None:
-    """Add the message of a case, without the time and the paths of this machine."""
-    message = done.stdout[done.stdout.index("error: ") :].strip()
-    for name, path in sorted(folders.items(), key=lambda item: -len(item[1])):
-        message = message.replace(path, name)
-    message = re.sub(r"[^\s'\"]*/site-packages/", "", message).replace(f"{ROOT}/", "")
-    message = re.sub(r"\b\d{8}_\d{6}\b", "TIME", message)
-    messages.append((section, command, message))
-
-
 def test_number_of_cases():
     assert len(CASES) + len(DATA) >= 100
 
 
-@pytest.mark.parametrize(
-    ("section", "tool", "arguments", "words"), CASES, ids=[f"{tool} {args}" for _, tool, args, _ in CASES]
-)
-def test_bad_arguments(section, tool, arguments, words, files, run_tool, tmp_path, messages, monkeypatch):
+@pytest.mark.parametrize(("tool", "arguments", "words"), CASES, ids=[f"{tool} {args}" for tool, args, _ in CASES])
+def test_bad_arguments(tool, arguments, words, files, run_tool, tmp_path, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     run = tmp_path / "run"
@@ -438,16 +390,14 @@ def test_bad_arguments(section, tool, arguments, words, files, run_tool, tmp_pat
     folders = files | dict(RUN=str(run))
     done = run_tool(tool, *re.sub(r"\b[A-Z]{3,}\b", lambda word: folders.get(word[0], word[0]), arguments).split())
     refused(done, *words)
-    command = f"tools/{tool}.py {' '.join(arguments.split())}"
-    collect_message(messages, section, done, folders | dict(HERE=str(tmp_path)), command)
     written = [file for file in tmp_path.rglob("*") if file.suffix in (".pth", ".json", ".png", ".onnx", ".pkl")]
     assert [file.read_text() for file in written] == ["an earlier result"]
 
 
 @pytest.mark.parametrize(
-    ("config", "place", "damage", "description", "words"), DATA, ids=[f"{i} {case[1]}" for i, case in enumerate(DATA)]
+    ("config", "place", "damage", "description", "words"), DATA, ids=[f"{case[1]} {case[3]}" for case in DATA]
 )
-def test_bad_data(config, place, damage, description, words, demo_root, run_tool, tmp_path, messages):
+def test_bad_data(config, place, damage, description, words, demo_root, run_tool, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(demo_root / place.split("/")[0], root / place.split("/")[0])
     damage(root / place)
@@ -461,6 +411,4 @@ def test_bad_data(config, place, damage, description, words, demo_root, run_tool
         "train_dataloader.batch_size=2",
     )
     refused(done, *words)
-    command = f"tools/train.py {arguments}    # {place} {description}"
-    collect_message(messages, "Damaged data", done, folders | dict(HERE=str(tmp_path)), command)
     assert not list(run.glob("*.json")) and all("val2017" in place for _ in run.glob("*.pth"))

@@ -64,9 +64,9 @@ def find_tta_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Prob
         for step in pipeline:
             TRANSFORMS.build(step)
     except Exception as error:
+        problem = format_error(error).partition(". ")[0]
         yield Problem(
-            f"tta_pipeline does not build: {format_error(error)}. Correct or remove it; only --tta uses it",
-            is_error=False,
+            f"tta_pipeline does not build: {problem}. Correct or remove it; only --tta uses it", is_error=False
         )
         return
     values = {node["reduce_zero_label"] for node in iter_dicts(pipeline) if node.get("reduce_zero_label") is not None}
