@@ -15,6 +15,11 @@ from van_mm.demo.demo_data import make_demo_data
 from van_mm.demo.segmentation import ADE_IDS
 
 
+def test_config_that_does_not_train():
+    with pytest.raises(ValueError, match="has no train_dataloader. --demo needs a config that trains"):
+        apply_demo(Config(dict(default_scope="mmpretrain", train_dataloader=None, test_dataloader=dict())))
+
+
 def test_class_names_match_the_datasets():
     from mmdet.datasets import CocoPanopticDataset
     from mmpretrain.datasets.categories import IMAGENET_CATEGORIES

@@ -62,7 +62,7 @@ def apply_demo(cfg: Config, root: str = "data/demo", iters: int | None = None) -
         list[str]: The changes, one line for each.
 
     Raises:
-        ValueError: If ``iters`` is not positive, or the config belongs to none of the four codebases.
+        ValueError: If ``iters`` is not positive, or the config belongs to none of the four codebases or does not train.
 
     Example:
         >>> cfg = van_mm.get_config("seg/upernet_van_b2")
@@ -75,6 +75,8 @@ def apply_demo(cfg: Config, root: str = "data/demo", iters: int | None = None) -
             f"this config's default_scope is {cfg.get('default_scope')!r}. "
             f"--demo needs one of {', '.join(DEMO_DEFAULTS)}"
         )
+    if not cfg.get("train_dataloader"):
+        raise ValueError("this config has no train_dataloader. --demo needs a config that trains")
     demo = {**DEMO_DEFAULTS[cfg.default_scope], **cfg.get("demo", {})}
     if "scale" not in demo:
         sizes = [max(node.scale) for node in iter_dicts(cfg.test_dataloader) if node.get("type") == "Resize"]
