@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from functools import cache
@@ -136,10 +137,23 @@ class Fork:
     log: Path
     returncode: int | None = None
 
-    def wait(self) -> Done:
-        if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def wait(self, timeout: float = 300) -> Done:
+        """Wait for the child. A child that has not ended after ``timeout`` seconds fails the test."""
+        deadline = time.monotonic() + timeout
+        while self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            assert pid or time.monotonic() < deadline, f"the process does not end: {self.log.read_text()}"
+            time.sleep(0.02)
         return Done(self.returncode, self.log.read_text())
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Wait until the child has printed a text."""
+        deadline = time.monotonic() + timeout
+        while text not in (self.log.read_text() if self.log.exists() else ""):
+            assert os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -29,6 +29,8 @@ BUILDS = """
     assert type(MODELS.build(dict(type="van_mm.VAN", arch="b0"))) is van_mm.VAN
 """
 NO_HOME = """
+    import signal
+    del signal.SIGUSR1  # as on Windows
     import pwd
     def getpwuid(uid):
         raise KeyError(uid)

@@ -6,15 +6,18 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.conftest import ROOT, Done
-from tests.tools.test_train_test import last_metrics
+from tests.tools.test_train_test import last_metrics, refused
 from van_mm import get_config
+from van_mm.engine.distributed.processes import report_failure
 from van_mm.engine.runner.checkpoint_files import is_complete
 from van_mm.utils.config_walk import iter_dicts
 
@@ -164,13 +167,74 @@ def running(two, demo_root, tmp_path):
     return start
 
 
-def test_killed_process_ends_the_job(running):
-    process, (_, second) = running()
-    began = time.monotonic()
-    os.kill(second, signal.SIGKILL)
-    done = wait(process)
-    assert done.returncode != 0 and time.monotonic() - began < 60
-    assert "rank      : 1" in done.stdout and "SIGKILL" in done.stdout
+JOB = """
+import ctypes, time
+from mmengine.config import Config
+from mmengine.dist import barrier, get_rank
+from van_mm.apis.command_line import exit_with_message
+from van_mm.engine.distributed.processes import join_job
+from van_mm.utils.errors import UserError
+
+with exit_with_message():
+    join_job(Config(dict(launcher="pytorch")))
+    barrier()
+    print("joined", flush=True)
+"""
+
+
+@pytest.fixture
+def start_job(fork_tool, tmp_path):
+    """Start two processes without torchrun that join a job and then run the given lines."""
+
+    def start(lines: str) -> list:
+        (tmp_path / "job.py").write_text(JOB + textwrap.indent(lines, "    "))
+        forks = fork_tool(tmp_path / "job", ranks=2)
+        for fork in forks:
+            fork.wait_for("joined")
+        return forks
+
+    return start
+
+
+@pytest.mark.parametrize("killed", [0, 1])  # rank 0 keeps the store
+def test_killed_rank_ends_the_other(killed, start_job):
+    """Nothing supervises these processes, so the remaining one has to end by itself."""
+    forks = start_job("while True: barrier()")
+    os.kill(forks[killed].pid, signal.SIGKILL)
+    done = forks[1 - killed].wait()
+    assert done.returncode == 1 and "by peer" in done.stdout, done.stdout  # closed or reset
+
+
+def test_error_of_one_rank_is_reported_by_the_other(start_job):
+    forks = start_job("if get_rank(): raise UserError('the disk is full. Buy another')\nbarrier()")
+    first, second = (fork.wait() for fork in forks)
+    refused(second, "rank 1 (", "): the disk is full. Buy another")
+    refused(first, "rank 1 (", "): the disk is full. Buy another")
+
+
+def test_error_does_not_survive_a_restart(monkeypatch):
+    """torchrun restarts the processes, but keeps their store."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for attempt in "01":
+            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+            assert report_failure(f"error {attempt}").endswith(f"): error {attempt}")
+            assert report_failure("a later error").endswith(f"): error {attempt}")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow  # two minutes
+@pytest.mark.parametrize("suspended", [False, True])
+def test_stalled_process_goes_on(suspended, start_job):
+    """A process may hold the GIL for a minute, as json.load of a large file does, or be suspended for as long."""
+    stall = "time.sleep(1)" if suspended else "ctypes.PyDLL(None).sleep(60)"
+    forks = start_job(f"if get_rank(): {stall}\nbarrier()\ntime.sleep(5)")
+    if suspended:
+        os.kill(forks[1].pid, signal.SIGSTOP)
+        time.sleep(60)
+        os.kill(forks[1].pid, signal.SIGCONT)
+    assert [fork.wait().returncode for fork in forks] == [0, 0]
 
 
 def test_preemption_through_torchrun(running, tmp_path):
@@ -184,9 +248,7 @@ def test_preemption_through_one_rank(fork_tool, demo_root, tmp_path):
     """After a signal to a single rank, the whole job writes one checkpoint and ends."""
     train = (*RUNNING, "--demo-root", demo_root, "--work-dir", tmp_path / "run")
     first, second = fork_tool("train", *train, *OPTIONS, ranks=2)
-    while "Iter(train)" not in first.log.read_text():
-        assert os.waitpid(first.pid, os.WNOHANG) == (0, 0), first.log.read_text()
-        time.sleep(0.1)
+    first.wait_for("Iter(train)")
     os.kill(second.pid, signal.SIGTERM)
     done = [fork.wait() for fork in (first, second)]
     assert all(result.returncode == 128 + signal.SIGTERM for result in done)

@@ -1,6 +1,7 @@
 """Start and end the processes of a distributed job."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, get_rank, init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-from van_mm.engine.distributed.watchdog import Watchdog
 from van_mm.utils.errors import UserError
 
 # Environment variables of each launcher: rank, number of processes, rank on this machine, and what init_dist needs.
@@ -22,15 +22,18 @@ LAUNCHER_VARIABLES = {
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "MASTER_ADDR"),
 }
 LAUNCHER_COMMANDS = {"pytorch": "tools/dist_train.sh", "slurm": "tools/slurm_train.sh", "mpi": "mpirun"}
-watchdog = None  # of this process, once it has joined a job
+STORE_TIMEOUT = timedelta(seconds=30)  # for an answer of the store of a job that has failed (our choice)
 
 
 def join_job(cfg: Config) -> None:
     """Join the job of several processes that ``cfg.launcher`` started.
 
     With GPUs, this calls mmengine's ``init_dist``. Without GPUs, the processes communicate over gloo, and the config
-    gets :class:`~van_mm.engine.distributed.cpu_ddp.CPUDistributedDataParallel` as its model wrapper. From here on, all
-    processes end if one of them dies (:class:`~van_mm.engine.distributed.watchdog.Watchdog`).
+    gets :class:`~van_mm.engine.distributed.cpu_ddp.CPUDistributedDataParallel` as its model wrapper.
+
+    If one process dies, the launcher ends the job: torchrun, mpirun, and srun with ``--kill-on-bad-exit``. Without
+    them, PyTorch raises an error in the collectives of the remaining processes, because the connection is closed. A
+    process that is silent, but not dead, is waited for up to ``env_cfg.dist_cfg.timeout`` seconds.
 
     Args:
         cfg (Config): Config of the run. Nothing happens if its ``launcher`` is ``'none'``, or if this process has
@@ -82,28 +85,30 @@ def join_job(cfg: Config) -> None:
             ) from error
         cfg.setdefault("model_wrapper_cfg", ConfigDict(find_unused_parameters=cfg.get("find_unused_parameters", False)))
         cfg.model_wrapper_cfg.setdefault("type", "van_mm.CPUDistributedDataParallel")
-    global watchdog
-    watchdog = Watchdog(rank, processes)
-    watchdog.start()
 
 
 def report_failure(message: str) -> str:
     """Report an error of this process to the other ranks.
 
     Returns:
-        str: The first error of the job, which may be that of another rank. Without a job, the message itself.
+        str: The first error of the job with its rank and host, which may be that of another rank. Without a job, the
+        message itself.
     """
-    if watchdog is None:
+    if not dist.is_initialized():
         return message
-    first_failure = watchdog.fail(message)
-    watchdog.finish()
-    return first_failure
+    report = f"rank {dist.get_rank()} ({socket.gethostname()}): {message}"
+    # torchrun keeps the store when it restarts a job, so the key has to name the attempt.
+    key = f"van_mm/error/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set_timeout(STORE_TIMEOUT)
+        return store.compare_set(key, "", report).decode()
+    except RuntimeError:  # the process that keeps the store has ended
+        return report
 
 
 def leave_job() -> None:
     """Leave the job after the run has ended on all ranks."""
-    if watchdog is not None:
-        watchdog.finish()
     if dist.is_initialized():
         dist.destroy_process_group()
 
