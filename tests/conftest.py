@@ -148,10 +148,10 @@ class Fork:
             time.sleep(0.02)
         return Done(self.returncode, self.log.read_text())
 
-    def wait_for(self, text: str, timeout: float = 120) -> None:
-        """Wait until the child has printed a text."""
+    def wait_for(self, text: str, count: int = 1, timeout: float = 120) -> None:
+        """Wait until the child has printed a text this many times. A child that ends before fails the test."""
         deadline = time.monotonic() + timeout
-        while text not in (self.log.read_text() if self.log.exists() else ""):
+        while (self.log.read_text() if self.log.exists() else "").count(text) < count:
             assert os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
 

@@ -26,11 +26,15 @@ class Net(nn.Module):
         return dict(loss=loss.detach())
 
 
-def runner(batches, tmp_path, patience=3):
-    """Build a runner that trains a ``Net`` on the given batches, in order."""
+def runner(batches, tmp_path, patience=3, net=None, wrapper=None, **options):
+    """Build a runner that trains a ``Net`` on the given batches, in order.
+
+    ``wrapper`` has further settings of the optimizer wrapper, and ``options`` those of DivergenceHook.
+    """
     torch.manual_seed(0)
+    net = net or Net()
     return Runner(
-        Net(),
+        net,
         str(tmp_path),
         train_dataloader=dict(
             dataset=[dict(inputs=x) for x in batches],
@@ -39,8 +43,8 @@ def runner(batches, tmp_path, patience=3):
             collate_fn=lambda samples: samples[0],
         ),
         train_cfg=dict(by_epoch=False, max_iters=len(batches)),
-        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.1)),
-        custom_hooks=[dict(type="van_mm.DivergenceHook", patience=patience)],
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.1), **(wrapper or {})),
+        custom_hooks=[dict(type="van_mm.DivergenceHook", patience=patience, **options)],
         default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=100)),
         log_level="WARNING",
         experiment_name=f"{tmp_path.name}_{len(batches)}",

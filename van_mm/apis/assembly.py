@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from van_mm.checkpoints.io import MODEL_ZOO_PREFIX, read_checkpoint
-from van_mm.datasets.bad_samples import BAD_SAMPLES_LOG, skip_bad_samples
+from van_mm.datasets.bad_samples import skip_bad_samples
 from van_mm.datasets.checks.run import check_run, wrap_dataset_errors
 from van_mm.engine.distributed.processes import rank_zero_first
 from van_mm.engine.hooks.preemption_hook import StopHook, protect_workers
@@ -105,7 +105,7 @@ def build_datasets(runner, splits: tuple[str, ...], max_bad_data: float = 0.0) -
             setattr(runner, name, loader)
     check_run(runner.cfg, datasets)
     for split, dataset in datasets.items():
-        skip_bad_samples(dataset, Path(runner.log_dir, BAD_SAMPLES_LOG), max_bad_data if split == "train" else None)
+        skip_bad_samples(dataset, Path(runner.log_dir), max_bad_data if split == "train" else None)
 
 
 def check_pretrained_weights(cfg: Config) -> None:

@@ -233,11 +233,20 @@ def make_van_cfg(backbone: ConfigDict, arch: str, indices: tuple[int, ...]) -> C
     for key in INHERITED_OPTIONS:
         if key in backbone:
             van[key] = backbone[key]
-    if van.get("frozen_stages", -1) > len(STAGE_STRIDES):  # transformers count blocks, and this means all of them
-        van.frozen_stages = len(STAGE_STRIDES)
+    if van.get("frozen_stages", -1) > 0:
+        van.frozen_stages = convert_frozen_stages(backbone)
     if backbone.get("norm_cfg", {}).get("type") == "SyncBN":
         van.norm_cfg = dict(type="SyncBN", requires_grad=True)
     return van
+
+
+def convert_frozen_stages(backbone: ConfigDict) -> int:
+    """Return the number of VAN's stages to freeze. Transformers count blocks, of which the same share is frozen."""
+    cfg = copy.deepcopy(backbone)
+    drop_pretrained(cfg)
+    num_stages = len(STAGE_STRIDES)
+    num_blocks = max(getattr(MODELS.build(cfg), "num_layers", num_stages), num_stages)
+    return min(backbone.frozen_stages * num_stages // num_blocks, num_stages)
 
 
 # ---- 6. Adapt to the stride -----------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def get_run_config(
     elif demo_iters is not None:
         raise UserError("--demo-iters goes with --demo")
     apply_cfg_options(cfg, cfg_options or {})
+    keep_workers(cfg)
     join_job(cfg)
     return cfg
 
@@ -139,6 +140,15 @@ def add_hook(cfg: Config, hook: dict) -> None:
     hooks = list(cfg.get("custom_hooks") or [])
     if get_type_name(hook) not in map(get_type_name, hooks):
         cfg.custom_hooks = [*hooks, hook]
+
+
+def keep_workers(cfg: Config) -> None:
+    """Keep the workers of data loaders, if there are any, from epoch to epoch, as mmpretrain's tools do by default."""
+    for split in SPLITS:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader:
+            is_persistent = loader.get("persistent_workers", cfg.default_scope == "mmpretrain")
+            loader.persistent_workers = bool(is_persistent and loader.get("num_workers"))
 
 
 def prepare_data(cfg: Config, splits: tuple[str, ...], demo: bool = False) -> None:

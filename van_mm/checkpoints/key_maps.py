@@ -228,6 +228,11 @@ def find_nonfinite(weights: dict[str, Tensor]) -> list[str]:
     return [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
+def find_nonfinite_buffers(model: Module) -> frozenset[str]:
+    """Return the names of a model's buffers with infinite values, such as attention masks of -inf."""
+    return frozenset(find_nonfinite(dict(model.named_buffers())))
+
+
 def to_layout(backbone: dict[str, Tensor], rest: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Return a state dict in the layout of another implementation.
 

@@ -19,6 +19,7 @@ from van_mm.checkpoints.key_maps import (
     adapt_input_channels,
     find_mismatches,
     find_nonfinite,
+    find_nonfinite_buffers,
     format_keys,
     get_state_dict,
     rename_model_keys,
@@ -133,7 +134,8 @@ def match_state_dict(model: nn.Module, checkpoint: dict, report: bool = True) ->
         if trial.has_part(part) and not any(key.startswith(part) for key in trial.fitting):
             where = "the backbone of this" if part else "this"
             raise WeightsError(f"none of its {len(weights)} weights fits {where} {type(model).__name__}")
-    if bad := find_nonfinite(trial.fitting):
+    masks = find_nonfinite_buffers(model)
+    if bad := [key for key in find_nonfinite(trial.fitting) if key not in masks]:
         raise WeightsError(f"{len(bad)} weights have NaN or infinite values ({format_keys(bad)})")
     # The file of a backbone, with a classifier or without, says nothing about the heads of a detector.
     is_related = any(not key.startswith(("backbone.", "head.fc.")) for key in weights) or "head.fc.weight" in trial.own

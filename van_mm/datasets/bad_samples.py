@@ -1,16 +1,18 @@
 """Leave out training samples that cannot be read or used, up to a limit."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.dataset import Compose
+from mmengine.dist import get_rank
 
 from van_mm.utils.errors import UserError, format_error
 
 MAX_LISTED_SAMPLES = 20  # largest number of bad samples in a message (our choice)
 MIN_COMMON_ERRORS = 3  # so many samples with the same error point at the pipeline (our choice)
-BAD_SAMPLES_LOG = "bad_data.jsonl"
+BAD_SAMPLES_LOG = Path("bad_data.jsonl")
 
 
 class TransformFailed(Exception):
@@ -41,22 +43,59 @@ class TriedPipeline(Compose):
         return data
 
 
+class BadSampleLog:
+    """The bad samples that all processes of a run have found, with a file of JSON lines for each rank.
+
+    Each line is read once. Incomplete lines of other processes are read when they are complete, and lines that are not
+    valid are ignored.
+
+    Args:
+        file (Path): The file of this rank, to which its processes append. Ranks have files of their own because several
+            machines cannot append to a file on a network drive.
+
+    Attributes:
+        samples (dict[str, tuple[str, str]]): Error and transform of each bad sample.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.samples = file, {}
+        self.positions = {}  # how far each file has been read
+
+    def add(self, name: str, error: str, transform: str) -> None:
+        """Append a bad sample."""
+        line = json.dumps(dict(file=name, error=error, transform=transform)) + "\n"
+        with self.file.open("ab", buffering=0) as file:  # one write, which no other process can interrupt
+            file.write(line.encode())
+        self.samples[name] = error, transform
+
+    def read(self) -> None:
+        """Read what was appended to the files of all ranks since the last time."""
+        for path in self.file.parent.glob(f"{BAD_SAMPLES_LOG.stem}*{BAD_SAMPLES_LOG.suffix}"):
+            with path.open("rb") as file:
+                file.seek(self.positions.get(path, 0))
+                lines, _, rest = file.read().rpartition(b"\n")
+                self.positions[path] = file.tell() - len(rest)
+            for line in lines.splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    sample = json.loads(line)
+                    self.samples.setdefault(sample["file"], (sample["error"], sample.get("transform", "")))
+
+
 class SkipBadSamples(TriedPipeline):
     """A data set's pipeline that returns None for samples that cannot be read or used.
 
-    mmengine's data sets then return another sample instead. The file and the error of each bad sample are appended to a
-    log, which all ranks and all workers of the data loaders share.
+    mmengine's data sets then return another sample instead. The file and the error of each bad sample are logged once.
 
     Args:
         pipeline (Compose): The pipeline of the data set.
-        log (Path): File with one JSON object per line.
+        log (BadSampleLog): The bad samples of the run.
         limit (int, optional): Largest number of distinct bad samples. With None, the first bad sample ends the run.
 
     Raises:
         UserError: When the number of bad samples exceeds the limit. The message lists them.
     """
 
-    def __init__(self, pipeline: Compose, log: Path, limit: int | None) -> None:
+    def __init__(self, pipeline: Compose, log: BadSampleLog, limit: int | None) -> None:
         super().__init__(pipeline)
         self.log, self.limit = log, limit
 
@@ -70,27 +109,31 @@ class SkipBadSamples(TriedPipeline):
 
     def skip(self, name: str, problem: str, transform: str = "") -> None:
         """Log a bad sample, and raise if there are more than the limit allows."""
-        with self.log.open("a") as file:
-            file.write(json.dumps(dict(file=name, error=problem, transform=transform)) + "\n")
-        lines = list(map(json.loads, self.log.read_text().splitlines()))
-        errors = {line["file"]: line["error"] for line in lines}
-        if self.limit is None or len(errors) > self.limit:
-            listing = "\n".join(f"  {file}: {error}" for file, error in list(errors.items())[:MAX_LISTED_SAMPLES])
+        samples = self.log.samples
+        if self.limit is None:
+            self.log.add(name, problem, transform)
+            samples = {name: (problem, transform)}
+        elif name not in samples:
+            self.log.read()
+            if name not in samples:
+                self.log.add(name, problem, transform)
+                print(f"left out, {len(samples)} of at most {self.limit}: {name}: {problem}", flush=True)
+        if self.limit is None or len(samples) > self.limit:
+            listing = "\n".join(f"  {file}: {error}" for file, (error, _) in [*samples.items()][:MAX_LISTED_SAMPLES])
             allowance = "" if self.limit is None else f", and {self.limit} may be (--max-bad-data)"
             raise UserError(
-                f"{len(errors)} samples of the data set can't be used{allowance}:\n{listing}\n{self.log} lists all "
-                f"that were found so far. {self.name_common_cause(lines)}Run tools/misc/check_dataset.py to check "
+                f"{len(samples)} samples of the data set can't be used{allowance}:\n{listing}\n{self.log.file} lists "
+                f"all that were found so far. {name_common_cause(samples)}Run tools/misc/check_dataset.py to check "
                 "every sample"
             )
-        print(f"left out, {len(errors)} of at most {self.limit}: {name}: {problem}", flush=True)
 
-    @staticmethod
-    def name_common_cause(lines: list[dict]) -> str:
-        """Return a sentence that names the transform if all of several samples have the same error, or nothing."""
-        causes = {(line.get("transform"), line["error"]) for line in lines}
-        if len({line["file"] for line in lines}) < MIN_COMMON_ERRORS or len(causes) > 1:
-            return ""
-        return f"All have the same error of {causes.pop()[0]}: check the options of this transform first. "
+
+def name_common_cause(samples: dict[str, tuple[str, str]]) -> str:
+    """Return a sentence that names the transform if all of several samples have the same error, or nothing."""
+    causes = set(samples.values())
+    if len(samples) < MIN_COMMON_ERRORS or len(causes) > 1:
+        return ""
+    return f"All have the same error of {causes.pop()[1]}: check the options of this transform first. "
 
 
 def iter_datasets(dataset) -> Iterator:
@@ -107,15 +150,23 @@ def iter_innermost_datasets(dataset) -> Iterator:
             yield part
 
 
-def skip_bad_samples(dataset, log: Path, fraction: float | None) -> None:
+def skip_bad_samples(dataset, folder: Path, fraction: float | None) -> None:
     """Replace the pipelines of a data set, and of all data sets inside it, by :class:`SkipBadSamples`.
 
     Args:
         dataset (Dataset): A data set of mmengine or of a codebase. It is changed in place.
-        log (Path): File that the bad samples are appended to, with one JSON object per line.
-        fraction (float, optional): Largest share of bad samples, 0 to 1. With None, the first bad sample ends the run.
+        folder (Path): Folder of the file ``bad_data.jsonl``, which gets one JSON object per bad sample. In a job of
+            several processes, rank N writes ``bad_data_rankN.jsonl``, except for rank 0.
+        fraction (float, optional): Largest share of bad samples, 0 to 1. Above 0, one bad sample is always allowed.
+            With None, the first bad sample ends the run.
     """
-    limit = None if fraction is None else int(fraction * len(dataset))
+    limit = None
+    if fraction is not None:
+        number = sum(len(part) for part in iter_innermost_datasets(dataset))
+        limit = max(int(fraction * number), int(fraction > 0))
+    rank = get_rank()
+    name = f"{BAD_SAMPLES_LOG.stem}_rank{rank}{BAD_SAMPLES_LOG.suffix}" if rank else BAD_SAMPLES_LOG.name
+    log = BadSampleLog(folder / name)
     for part in iter_datasets(dataset):
         if isinstance(pipeline := getattr(part, "pipeline", None), Compose):
             part.pipeline = SkipBadSamples(pipeline, log, limit)

@@ -5,7 +5,6 @@ import random
 import re
 import signal
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,9 +176,7 @@ def test_workers_survive_signals_to_the_whole_job(fork_tool, demo_root, tmp_path
         for worker in workers:
             os.kill(worker, signum)
     steps = fork.log.read_text().count("Iter(train)")
-    while fork.log.read_text().count("Iter(train)") < steps + 4:  # more than the batches that are loaded already
-        fork.wait_for("Iter(train)")
-        time.sleep(0.05)
+    fork.wait_for("Iter(train)", steps + 4)  # more than the batches that are loaded already
     os.kill(fork.pid, signal.SIGTERM)
     done = fork.wait(60)
     assert done.returncode == 128 + signal.SIGTERM and "SIGTERM: ended after iteration" in done.stdout, done.stdout

@@ -24,6 +24,8 @@ class AtomicBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a temporary file in the same folder, flush it to the disk, and rename it to ``filepath``.
 
+        The folder is flushed, too, because a power failure could otherwise undo the renaming.
+
         Args:
             obj (bytes): Content of the file.
             filepath (str | Path): Path of the file. Its folder is created if it does not exist.
@@ -44,6 +46,8 @@ class AtomicBackend(LocalBackend):
                 os.fsync(file.fileno())
             os.chmod(draft, 0o644)
             os.replace(draft, path)
+            draft = None
+            flush_folder(path.parent)
         except OSError as error:
             if draft is not None:
                 with contextlib.suppress(OSError):
@@ -52,6 +56,18 @@ class AtomicBackend(LocalBackend):
                 f"{path} ({len(obj) / 2**20:.0f} MB) can't be written: {error.strerror}. Earlier checkpoints are "
                 "whole. Fix the cause and continue with --resume"
             ) from error
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names of the files in a folder to the disk, where the system and the file system support it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network drives refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_complete(checkpoint: Path) -> bool:

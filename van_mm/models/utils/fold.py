@@ -15,6 +15,8 @@ from van_mm.models.backbones.fused_block import (
 from van_mm.models.backbones.van import VAN, Block
 from van_mm.ops.dispatch import can_use_kernels, get_compute_dtype, get_pointwise_convs
 
+DEVICES_WITHOUT_DOUBLE = ("mps",)  # Apple's GPUs
+
 
 class FoldedBlock(nn.Module):
     """A :class:`~van_mm.models.backbones.van.Block` whose convolutions have absorbed its norms and LayerScale.
@@ -62,15 +64,20 @@ class FoldedBlock(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
+def to_precise(value: Tensor) -> Tensor:
+    """Return a tensor in double precision, or in single precision on devices without it."""
+    return value.float() if value.device.type in DEVICES_WITHOUT_DOUBLE else value.double()
+
+
 def get_affine_of_norm(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Return the ``slope`` and ``shift`` (C,) of a BatchNorm in eval mode, in double precision."""
-    return compute_affine(norm, *(value.double() for value in get_norm_statistics(norm)))
+    """Return the ``slope`` and ``shift`` (C,) of a BatchNorm in eval mode, in double precision if possible."""
+    return compute_affine(norm, *map(to_precise, get_norm_statistics(norm)))
 
 
 @torch.no_grad()
 def absorb_input(conv: nn.Conv2d, slope: Tensor, shift: Tensor) -> None:
     """Change a 1x1 convolution in place so that its input is ``x`` instead of ``slope x + shift``."""
-    weight = conv.weight.double()
+    weight = to_precise(conv.weight)
     conv.bias.copy_(conv.bias + (weight * shift.view(1, -1, 1, 1)).sum((1, 2, 3)))
     conv.weight.copy_(weight * slope.view(1, -1, 1, 1))
 
@@ -78,8 +85,8 @@ def absorb_input(conv: nn.Conv2d, slope: Tensor, shift: Tensor) -> None:
 @torch.no_grad()
 def absorb_output(conv: nn.Conv2d, gamma: Tensor, shift: Tensor | float = 0.0) -> None:
     """Change a convolution in place so that its output is ``gamma (y + shift)`` instead of ``y``."""
-    conv.bias.copy_(gamma.double() * (conv.bias + shift))
-    conv.weight.copy_(gamma.double().view(-1, 1, 1, 1) * conv.weight)
+    conv.bias.copy_(to_precise(gamma) * (conv.bias + shift))
+    conv.weight.copy_(to_precise(gamma).view(-1, 1, 1, 1) * conv.weight)
 
 
 def fold(model: nn.Module) -> nn.Module:
