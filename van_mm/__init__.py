@@ -1,47 +1,56 @@
 """Visual Attention Network (VAN, arXiv 2202.09741) for mmpretrain, mmdet, mmsegmentation and mmpose.
 
-Importing the package registers ``van_mm.VAN``, and plain ``VAN`` in mmdet, mmsegmentation and mmpose where they are
-installed. mmpretrain has a ``VAN`` of its own, which stays as it is. Two more things happen once per process, because
-mmengine cannot read checkpoints without them: :mod:`van_mm.utils.compat` extends PyTorch's allow-list of checkpoint
-types, and :mod:`van_mm.checkpoints.io` replaces mmengine's readers of files and URLs by ones that never run code.
+Importing the package takes no time, because PyTorch, mmengine and the codebases are imported when they are needed. It
+has three effects on modules that are imported before or after it:
+
+- plain ``VAN`` is registered in mmdet, mmseg and mmpose. ``van_mm.VAN`` needs no import, because mmengine imports
+  :mod:`van_mm.registry` when it meets the scope. mmpretrain has a ``VAN`` of its own, which stays as it is;
+- :mod:`van_mm.utils.compat` extends PyTorch's allow-list of checkpoint types, without which PyTorch does not read
+  mmengine's checkpoints;
+- :mod:`van_mm.checkpoints.io` replaces mmengine's readers of files and URLs by ones that never run code.
 """
 
-import warnings
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 
 from van_mm.utils.home import ensure_home
-
-ensure_home()  # before mmengine is imported
-
-# ruff: noqa: E402
-from van_mm.apis.backbone_swap import swap_backbone
-from van_mm.apis.configs import get_config, list_configs
-from van_mm.checkpoints.loading import load_van_weights
-from van_mm.models import VAN, fold
-from van_mm.ops.library import load_library
+from van_mm.utils.import_hooks import run_after_import
 from van_mm.version import __version__
 
-__all__ = ["VAN", "__version__", "fold", "get_config", "list_configs", "load_van_weights", "swap_backbone"]
+# The module of each name that users import from here.
+_MODULES = {
+    "VAN": "van_mm.models",
+    "fold": "van_mm.models",
+    "get_config": "van_mm.apis.configs",
+    "list_configs": "van_mm.apis.configs",
+    "load": "van_mm.apis.inferencer",
+    "load_van_weights": "van_mm.checkpoints.loading",
+    "swap_backbone": "van_mm.apis.backbone_swap",
+}
+__all__ = ["__version__", *_MODULES]
 
 
-def _register_plain_name() -> None:
-    """Register ``VAN`` in each installed codebase that has no VAN of its own; warn about a codebase that is broken."""
-    for codebase in ("mmdet", "mmseg", "mmpose"):
-        try:
-            if find_spec(codebase) is None:
-                continue
-            models = import_module(f"{codebase}.registry").MODELS
-        except Exception as error:  # a broken codebase raises anything, and the others work without it
-            warnings.warn(
-                f"{codebase} does not import ({type(error).__name__}: {error}), so VAN is not registered in it. "
-                "`python -m van_mm.utils.check_env` shows which versions work together.",
-                stacklevel=2,
-            )
-            continue
-        if "VAN" not in models.module_dict:
-            models.register_module(name="VAN", module=VAN)
+def __getattr__(name: str):
+    """Import a public name at its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'van_mm' has no attribute '{name}'")
+    globals()[name] = value = getattr(import_module(_MODULES[name]), name)
+    return value
 
 
-_register_plain_name()
-load_library()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+def _register_plain_name(codebase: str) -> None:
+    """Register ``VAN`` in a codebase that has no VAN of its own."""
+    models = import_module(f"{codebase}.registry").MODELS
+    if "VAN" not in models.module_dict:
+        models.register_module(name="VAN", module=import_module("van_mm.models").VAN)
+
+
+ensure_home()  # before mmengine is imported
+run_after_import("torch", partial(import_module, "van_mm.utils.compat"))
+run_after_import("mmengine.runner.checkpoint", partial(import_module, "van_mm.checkpoints.io"))
+for _codebase in ("mmdet", "mmseg", "mmpose"):
+    run_after_import(f"{_codebase}.registry", partial(_register_plain_name, _codebase))

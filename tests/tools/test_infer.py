@@ -140,8 +140,8 @@ def test_output_names(odd_files, checkpoint, run_tool, tmp_path):
     (tmp_path / "bare").mkdir()
     refused(run_tool(*infer, tmp_path / "bare", "--demo"), "no image or video in this folder")
     refused(run_tool(*infer, plain, "--demo", "--batch-size", 0), "at least 1")
-    refused(run_tool(*infer, plain, "--demo", "--device", "cuda:7"), "--device cuda:7")
-    refused(run_tool(*infer, plain, "--demo", "--person-boxes", plain), "is not a list of detections")
+    refused(run_tool(*infer, plain, "--demo", "--device", "cuda:7"), "error: device cuda:7: ")
+    refused(run_tool(*infer, plain, "--demo", "--person-boxes", plain), "is neither a list of detections")
     (tmp_path / "boxes.json").write_text("[]")
     refused(run_tool(*infer, plain, "--demo", "--person-boxes", tmp_path / "boxes.json"), "are for pose")
 
@@ -176,6 +176,15 @@ def test_person_boxes(checkpoint, run_tool, demo_root, tmp_path):
         actual = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in (person["bbox"] for person in people)]
         assert np.allclose(sorted(actual), sorted(expected), atol=0.01)
     assert json.loads((tmp_path / "out/000000000001.json").read_text())["people"] == []
+    truth = demo_root / "coco/annotations/person_keypoints_val2017.json"
+    done = run_tool(*infer, "--out-dir", tmp_path / "truth", "--person-boxes", truth)
+    assert done.returncode == 0, done.stdout
+    rows = [row for row in json.loads(truth.read_text())["annotations"] if not row["iscrowd"]]
+    for file in files:
+        people = json.loads((tmp_path / f"truth/{file.stem}.json").read_text())["people"]
+        expected = [row["bbox"] for row in rows if row["image_id"] == int(file.stem)]
+        actual = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in (person["bbox"] for person in people)]
+        assert expected and np.allclose(sorted(actual), sorted(expected), atol=0.01)
     detector = "det/retinanet_van_b0_1x_coco"
     done = run_tool(*infer, "--out-dir", tmp_path / "o2", "--detector", detector, checkpoint(detector))
     assert done.returncode == 0, done.stdout

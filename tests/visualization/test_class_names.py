@@ -135,9 +135,8 @@ def test_inferencer(tmp_path, messages):
     names = [f"thing {i}" for i in range(1000)]
     torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=names))), tmp_path / "model.pth")
     inferencer = Inferencer(cfg, build_model(cfg, str(tmp_path / "model.pth")))
-    (sample,) = inferencer([np.zeros((64, 64, 3), np.uint8)])
-    top = inferencer.record(sample)["top"][0]
-    assert top["class"] == f"thing {top['index']}"
+    best = inferencer(np.zeros((64, 64, 3), np.uint8)).top[0]
+    assert best.name == f"thing {best.index}"
     (message,) = messages
     assert "1000: tench" in message and "thing 0" in message
 

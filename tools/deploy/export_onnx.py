@@ -2,11 +2,12 @@
 """Export a trained model to ONNX, and check that onnxruntime computes the same.
 
 python tools/deploy/export_onnx.py configs/cls/van_b2_in1k.py work_dirs/van_b2_in1k/epoch_300.pth
-python tools/deploy/export_onnx.py configs/seg/upernet_van_b2.py upernet.pth --out upernet.onnx --size 512 512
+python tools/deploy/export_onnx.py configs/seg/upernet_van_b2.py upernet.pth --out upernet.onnx --size 1024 1024
 
 The input is a float tensor of images (N, 3, H, W) in BGR from 0 to 255, as OpenCV reads them. Batch size, height and
 width are dynamic. The outputs are class scores, segmentation logits at the image's size, heatmaps of keypoints, or for
-detectors the feature maps of the neck.
+detectors the feature maps of the neck. The file's metadata have the config and the names of the classes, so that
+van_mm.load("upernet.onnx") predicts on images; other programs find the names as JSON under "names".
 """
 
 import argparse
@@ -18,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _arguments import add_config_arguments, load_config  # noqa: E402  found through the line above
 
-SIZES = {"mmpretrain": (224, 224), "mmseg": (512, 512), "mmpose": (256, 192), "mmdet": (800, 1216)}  # height, width
 TOLERANCE = 1e-4  # largest difference to PyTorch, relative to the largest value of the output; our choice
 
 
@@ -34,8 +34,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="image size of the trace and the comparison (default: 224 224 for classification, 512 512 for "
-        "segmentation, 256 192 for pose, 800 1216 for detection)",
+        help="image size of the trace and the comparison (default: the one that the config tests with)",
     )
     parser.add_argument("--no-fold", action="store_true", help="do not fold BatchNorm and LayerScale")
     add_config_arguments(parser)
@@ -43,15 +42,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from van_mm.apis.build import build_model
-    from van_mm.apis.export import export_onnx, open_onnx_session
+    from van_mm.apis.build import build_model, get_test_image_size
+    from van_mm.apis.export import export_onnx, open_onnx_session, write_metadata
+    from van_mm.apis.inferencer import get_dataset_meta
     from van_mm.utils.errors import UserError
 
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         raise UserError("export needs onnx and onnxruntime: pip install onnx onnxruntime")
     cfg = load_config(args)
     model = build_model(cfg, args.checkpoint)
-    height, width = args.size or SIZES[cfg.default_scope]
+    height, width = args.size or get_test_image_size(cfg)
     if min(height, width) < 32:
         raise UserError(
             f"--size {height} {width} is too small, because VAN halves an image five times. Give 32 or more."
@@ -63,6 +63,8 @@ def main(args: argparse.Namespace) -> None:
     draft = out.with_name(f".{out.name}.draft")
     try:
         deployed = export_onnx(model, cfg.default_scope, draft, (height, width), not args.no_fold)
+        if cfg.test_dataloader:
+            write_metadata(draft, cfg, get_dataset_meta(cfg, model))
         session = open_onnx_session(draft)
         compare_outputs(deployed, session, height, width)
         onnx_ms, torch_ms = measure_latency(deployed, session, height, width)

@@ -2,6 +2,9 @@
 
 import copy
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
@@ -15,13 +18,14 @@ from van_mm.utils.errors import wrap_build_errors
 from van_mm.visualization.class_names import get_trained_meta
 
 
-def build_model(cfg: Config, source: str) -> nn.Module:
+def build_model(cfg: Config, source: str, checkpoint: dict | None = None) -> nn.Module:
     """Build a config's model with the weights of a checkpoint.
 
     Args:
         cfg (Config): Config of an experiment, from :func:`van_mm.get_config`. Pretrained weights are removed from its
             ``model``, because the checkpoint contains all weights.
         source (str): Checkpoint of this model: a file or a URL.
+        checkpoint (dict, optional): What was read from it already.
 
     Returns:
         nn.Module: The model on the CPU, in eval mode. Its ``dataset_meta`` is the meta information of the data set that
@@ -41,7 +45,7 @@ def build_model(cfg: Config, source: str) -> nn.Module:
         >>> model(torch.rand(1, 3, 224, 224)).shape
         torch.Size([1, 1000])
     """
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source) if checkpoint is None else checkpoint
     model = build_random_model(cfg)
     model.load_state_dict(match_complete_state_dict(model, checkpoint, source))
     model.dataset_meta = get_trained_meta(checkpoint)
@@ -106,6 +110,39 @@ def get_image_size(cfg: Config) -> tuple[int, int]:
     return height, width
 
 
+def get_test_image_size(cfg: Config) -> tuple[int, int]:
+    """Return the size of images that a config tests with, for a landscape image if the size depends on the image.
+
+    Args:
+        cfg (Config): Config of an experiment.
+
+    Returns:
+        tuple[int, int]: Height and width. For detection they are multiples of 32, as its images are padded to; for
+        segmentation the size of the crops that it trains with.
+
+    Example:
+        >>> from van_mm import get_config
+        >>> get_test_image_size(get_config("det/retinanet_van_b0_1x_coco"))
+        (800, 1312)
+        >>> get_test_image_size(get_config("seg/upernet_van_b2"))
+        (512, 512)
+    """
+    if cfg.default_scope in ("mmpretrain", "mmpose"):
+        return get_image_size(cfg)
+    preprocessor = cfg.get("data_preprocessor") or cfg.model.get("data_preprocessor") or {}
+    if cfg.default_scope == "mmseg":
+        crops = [node.crop_size for node in iter_dicts(cfg.get("train_dataloader")) if node.get("crop_size")]
+        sizes = [size for size in (preprocessor.get("size"), *crops) if size]
+        if sizes:
+            height, width = to_pair(sizes[0])
+            return height, width
+    for node in iter_dicts((cfg.get("test_dataloader") or {}).get("dataset")):
+        if isinstance(scale := node.get(IMAGE_SIZE_KEYS.get(node.get("type"))), (int, list, tuple)):
+            width, height = sorted(to_pair(scale), reverse=True) if node.get("keep_ratio") else to_pair(scale)
+            return max(32, height // 32 * 32), max(32, width // 32 * 32)
+    return get_image_size(cfg)
+
+
 def build_trial_model(cfg: Config) -> nn.Module:
     """Build a config's model for a trial run, and leave the config unchanged.
 
@@ -119,13 +156,22 @@ def build_trial_model(cfg: Config) -> nn.Module:
         UserError: If the config does not build.
     """
     model = build_random_model(Config(copy.deepcopy(cfg._cfg_dict)))
-    level_before = logging.root.manager.disable
-    logging.disable(logging.INFO)  # init_weights logs a line for each parameter
-    try:
+    with hide_upstream_messages():  # init_weights logs a line for each parameter
         model.init_weights()  # some detectors learn boxes, which have no area before this
+    return model
+
+
+@contextmanager
+def hide_upstream_messages() -> Iterator[None]:
+    """Hide the warnings of the codebases about functions of their own, and what is logged at the level INFO."""
+    level_before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(level_before)
-    return model
 
 
 @torch.no_grad()

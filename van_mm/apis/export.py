@@ -1,17 +1,26 @@
 """Export the network of a trained model to ONNX: from images to scores, logits, heatmaps or feature maps."""
 
 import copy
+import json
 import warnings
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from van_mm.apis.build import get_input_channels
+from van_mm.checkpoints.plain_types import to_plain_types
 from van_mm.models import fold
+from van_mm.visualization.class_names import list_names
+from van_mm.visualization.drawing import get_class_name
 from van_mm.visualization.model_inputs import converts_to_rgb
 
+# Keys of an exported file's metadata, which van_mm.load reads: the config, and the data set's meta information, both as
+# Python literals, because JSON has no keys that are numbers.
+CONFIG_KEY, META_KEY = "van_mm_config", "van_mm_dataset_meta"
+CLASSES_KEY = "names"  # of the classes, as JSON, for other programs
 OUTPUT_NAMES = {"mmpretrain": "scores", "mmseg": "logits", "mmpose": "heatmaps", "mmdet": "level"}
 
 
@@ -147,6 +156,26 @@ def export_onnx(
     axes["images"] = {0: "batch", 2: "height", 3: "width"}
     trace_to_onnx(deployed, images, file, output_names=names, dynamic_axes=axes)
     return deployed
+
+
+def write_metadata(file: str | Path, cfg: Config, dataset_meta: dict) -> None:
+    """Write what :func:`van_mm.load` needs of a model into its ONNX file, and the names of the classes.
+
+    Args:
+        file (str | Path): ONNX file to change.
+        cfg (Config): Config of the model.
+        dataset_meta (dict): Meta information of the data set that it was trained on.
+    """
+    import onnx
+
+    model, classes = onnx.load(file), list_names(dataset_meta.get("classes"))
+    values = {
+        CONFIG_KEY: Config(cfg._cfg_dict, format_python_code=False).pretty_text,
+        META_KEY: repr(to_plain_types(dataset_meta)),
+        CLASSES_KEY: json.dumps({label: get_class_name(classes, label) for label in range(len(classes))}),
+    }
+    onnx.helper.set_model_props(model, values)
+    onnx.save(model, file)
 
 
 def trace_to_onnx(module: nn.Module, images: Tensor, file: str | Path, **options) -> None:

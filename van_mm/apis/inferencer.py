@@ -2,34 +2,33 @@
 
 import contextlib
 import copy
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from van_mm.apis.build import get_input_channels
+from van_mm.apis.build import build_model, get_input_channels, hide_upstream_messages
+from van_mm.apis.checkpoint_config import get_checkpoint_config
+from van_mm.apis.configs import find_config, get_experiment_config
+from van_mm.apis.inputs import SCHEMES, LoadedImage, iter_images, list_sources
+from van_mm.apis.results import Result, TaskContext, make_result
+from van_mm.checkpoints.io import CHECKPOINT_SUFFIXES, MODEL_ZOO, MODEL_ZOO_PREFIX, read_checkpoint
 from van_mm.models.utils.autocast import autocast_backbone
+from van_mm.models.utils.fold import fold as fold_model
 from van_mm.utils.config_walk import get_type_name, iter_dicts
-from van_mm.utils.errors import UserError
+from van_mm.utils.errors import ConfigNotFoundError, UserError, wrap_device_errors
 from van_mm.utils.image_files import fit_channels, read_image
-from van_mm.visualization.class_names import use_trained_names
-from van_mm.visualization.drawing import (
-    build_visualizer,
-    complete_classes,
-    draw_sample,
-    get_class_name,
-    predicts_saliency,
-)
-from van_mm.visualization.figures import overlay_heatmap
+from van_mm.visualization.class_names import list_names, use_trained_names
+from van_mm.visualization.drawing import build_visualizer, complete_classes, predicts_saliency
 from van_mm.visualization.model_inputs import to_rgb
-from van_mm.visualization.panels import draw_beside, draw_legend, draw_score_bars
 
 
 def get_dataset_meta(cfg: Config, model: nn.Module | None = None) -> dict:
@@ -46,9 +45,15 @@ def get_dataset_meta(cfg: Config, model: nn.Module | None = None) -> dict:
     Raises:
         UserError: If the config has no test data set.
     """
-    init_default_scope(cfg.default_scope)
-    meta = DATASETS.build(dict(copy.deepcopy(get_test_dataset_cfg(cfg)), pipeline=[], lazy_init=True)).metainfo
-    return use_trained_names(meta, getattr(model, "dataset_meta", None) or {})
+    trained = getattr(model, "dataset_meta", None) or {}
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        try:
+            meta = DATASETS.build(dict(copy.deepcopy(get_test_dataset_cfg(cfg)), pipeline=[], lazy_init=True)).metainfo
+        except Exception:  # a data set of any kind may need files that only the machine of the training has
+            if not list_names(trained.get("classes")):
+                raise
+            meta = trained
+    return use_trained_names(meta, trained)
 
 
 def build_test_pipeline(cfg: Config) -> Compose:
@@ -100,101 +105,194 @@ def make_loaded_results(image: np.ndarray, number: int = 0) -> dict:
 
 
 class Inferencer:
-    """An image predictor for the model of any experiment in the four codebases.
+    """A model that predicts on images, from :func:`load`.
 
-    Calling it returns one data sample for each image, in the format of the model's codebase and in pixels of the
-    original image. What the sample contains depends on the task:
+    Calling it returns a :class:`~van_mm.apis.results.Result` for each image, whose type and attributes depend on the
+    task:
 
-    - classification: ``pred_score``, scores (classes,), and ``pred_label``, the index of the best class (1,);
-    - detection: ``pred_instances`` with ``bboxes`` (n, 4) as x1, y1, x2, y2, ``scores`` (n,), ``labels`` (n,), and
-      ``masks`` (n, H, W) if the model predicts masks;
-    - panoptic segmentation: ``pred_panoptic_seg.sem_seg``, class + 1000 * instance (1, H, W);
-    - semantic segmentation: ``pred_sem_seg.data``, class indices (1, H, W);
-    - saliency: ``seg_logits.data``, saliency from 0 to 1 (1, H, W);
-    - pose estimation: ``pred_instances`` with ``bboxes`` (n, 4), ``keypoints`` (n, K, 2) as x, y, and
-      ``keypoint_scores`` (n, K), for n people.
-
-    :meth:`record`, :meth:`labels` and :meth:`draw` turn a sample into JSON, a label map and an image.
+    - classification: :class:`~van_mm.apis.results.ClassificationResult` with ``top`` and ``scores``;
+    - detection and instance segmentation: :class:`~van_mm.apis.results.DetectionResult` with ``boxes``, ``scores``,
+      ``labels`` and ``masks``;
+    - panoptic segmentation: :class:`~van_mm.apis.results.PanopticResult` with ``panoptic`` and ``segments``;
+    - semantic segmentation: :class:`~van_mm.apis.results.SegmentationResult` with ``label_map`` and ``areas``;
+    - saliency: :class:`~van_mm.apis.results.SaliencyResult` with ``saliency``;
+    - pose estimation: :class:`~van_mm.apis.results.PoseResult` with ``boxes``, ``keypoints`` and ``keypoint_scores``.
 
     Args:
         cfg (Config): Config of the experiment. It must have a test data loader, whose pipeline prepares the images.
         model (nn.Module): Model of the config with its weights, in eval mode.
         amp (bool): Run the backbone in float16 on a GPU, and in bfloat16 on the CPU. Defaults to False.
-        score_thr (float): Minimum score of the detections in records and drawings. Defaults to 0.3.
-        topk (int): Number of classes in the records of classification. Defaults to 5.
+        score_thr (float): Minimum score of detections. Defaults to 0.3.
+        topk (int): Number of classes that results of classification list. Defaults to 5.
 
-    Example:
-        >>> import numpy as np
-        >>> from van_mm import get_config
-        >>> from van_mm.apis.build import build_random_model
-        >>> from van_mm.apis.inferencer import Inferencer
-        >>> cfg = get_config("seg/semantic_fpn_van_b0")
-        >>> inferencer = Inferencer(cfg, build_random_model(cfg))  # build_model(cfg, checkpoint) for real predictions
-        >>> image = np.zeros((300, 400, 3), np.uint8)  # BGR, as cv2.imread returns it
-        >>> (sample,) = inferencer([image])
-        >>> sample.pred_sem_seg.data.shape
-        torch.Size([1, 300, 400])
-        >>> inferencer.labels(sample).shape
-        (300, 400)
-        >>> sorted(inferencer.record(sample)["areas"][0])
-        ['class', 'index', 'share']
+    Attributes:
+        task (str): Codebase of the model: ``'mmpretrain'``, ``'mmdet'``, ``'mmseg'`` or ``'mmpose'``.
+        names (tuple[str]): Names of the classes by index; of the keypoints for pose estimation.
+        model (nn.Module): The model.
+        source (str): What it was loaded from.
     """
 
     def __init__(self, cfg: Config, model: nn.Module, amp: bool = False, score_thr: float = 0.3, topk: int = 5) -> None:
         self.task = cfg.default_scope
-        self.meta = complete_classes(get_dataset_meta(cfg, model), cfg)
-        self.classes = self.meta.get("classes")
-        self.pipeline = build_test_pipeline(cfg)
+        with DefaultScope.overwrite_default_scope(self.task):
+            meta = complete_classes(get_dataset_meta(cfg, model), cfg)
+            self._context = TaskContext(meta, build_visualizer(cfg, meta), score_thr, topk)
+            self.pipeline = build_test_pipeline(cfg)
+        self.names = self._context.names
         self.channels = get_input_channels(model)
         self.predicts_saliency = predicts_saliency(cfg)
-        self.model, self.amp, self.score_thr, self.topk = model, amp, score_thr, topk
-        self.visualizer = build_visualizer(cfg, self.meta)
+        self.model, self.amp, self.source = model, amp, str(cfg.filename)
 
     def __call__(
-        self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None] | None = None
-    ) -> list[BaseDataElement]:
-        """Predict on images. Consecutive images of the same size after the pipeline form one batch.
+        self,
+        inputs,
+        *,
+        batch_size: int = 1,
+        stream: bool = False,
+        boxes=None,
+        detector: "Inferencer | None" = None,
+        on_error: Callable[[str, UserError], None] | None = None,
+    ) -> "Result | list[Result] | Iterator[Result]":
+        """Predict on images.
 
         Args:
-            images (Sequence[np.ndarray]): Images (H, W, 3), uint8, BGR, of any sizes. Models of one channel convert
-                them to gray. Models of other channels need images (H, W, C), see :attr:`channels`.
-            boxes (Sequence[np.ndarray | None], optional): For pose estimation, the people in each image: an array
-                (n, 5) of x1, y1, x2, y2 in pixels and score. None stands for one person that fills the image. Defaults
-                to None for all images. Other tasks ignore the boxes.
+            inputs: One image, or several.
+
+                - a path or an http(s) URL (str or Path) of an image; of a folder or a glob pattern, whose images are
+                  predicted in the order of their names; or of a video, whose frames are;
+                - a NumPy array (H, W, 3) in **BGR**, as ``cv2.imread`` returns it, (H, W) for gray, or (N, H, W, 3);
+                - a PIL image;
+                - a tensor (3, H, W) or (N, 3, H, W) in **RGB**, of integers from 0 to 255 or floating-point numbers
+                  from 0 to 1;
+                - a list or a generator of any of these.
+
+            batch_size (int): Images per batch. Only consecutive images that have the same size after the test pipeline
+                go through the model together. Defaults to 1.
+            stream (bool): Return a generator, so that neither the images nor the results have to fit into memory.
+                Videos and generators always give a generator. Defaults to False.
+            boxes (optional): For pose estimation, the people in the images: for one image an array (n, 4) or (n, 5) of
+                x1, y1, x2, y2 in pixels and score; for several a list of such arrays or None; or a function of the
+                path and the image that returns one. None stands for one person that fills the image.
+            detector (Inferencer, optional): For pose estimation, a model with a class ``person`` that finds the people.
+            on_error (Callable, optional): Called with the path and the error of each file that cannot be read, which is
+                then skipped. By default, the error is raised.
 
         Returns:
-            list[BaseDataElement]: A data sample for each image, as listed in the description of the class. For an image
-            without people (n = 0), the sample of pose estimation is empty.
+            Result | list[Result] | Iterator[Result]: One result for one image, a list for several, or a generator.
 
         Raises:
-            UserError: If an image has fewer channels than the model reads.
+            UserError: If an input is no image, or has fewer channels than the model reads.
+
+        Example:
+            >>> import numpy as np
+            >>> result = model(np.zeros((300, 400, 3), np.uint8))
+            >>> result.label_map.shape
+            (300, 400)
+            >>> len(model([np.zeros((300, 400, 3), np.uint8)] * 3, batch_size=3))
+            3
         """
-        entries = []
-        for i, image in enumerate(images):
-            data = make_loaded_results(fit_channels(image, self.channels), i)
-            if self.task != "mmpose":
-                entries.append((i, self.pipeline(data)))
-                continue
-            people = boxes[i] if boxes is not None else None
-            if people is None:
-                people = np.array([[0, 0, *image.shape[1::-1], 1]], np.float32)
-            for box in people.astype(np.float32):
-                person = dict(data, bbox=box[None, :4], bbox_score=box[4:], **self.meta)
-                entries.append((i, self.pipeline(person)))
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}. Give at least 1")
+        if self.task != "mmpose" and (boxes is not None or detector is not None):
+            raise UserError(f"boxes and a detector are for pose estimation, but {self.source} is of {self.task}")
+        if getattr(self.model, "with_head", True) is False:
+            raise UserError(f"{self.source} is a backbone without a head. Call features() for its features")
+        sources, is_one, is_lazy = list_sources(inputs)
+        is_array = is_one and boxes is not None and not callable(boxes)
+        find_boxes = make_box_finder([boxes] if is_array else boxes, detector)
+        results = self._iter_results(iter_images(sources, self.channels, batch_size, on_error), batch_size, find_boxes)
+        if stream or is_lazy:
+            return results
+        results = list(results)
+        return results[0] if is_one and results else results
+
+    def features(self, inputs, *, batch_size: int = 1) -> np.ndarray:
+        """Compute the features of images: the backbone's last feature map, averaged over the image.
+
+        Args:
+            inputs: Images as for :meth:`__call__`, except videos.
+            batch_size (int): Images per batch. Defaults to 1.
+
+        Returns:
+            np.ndarray: Features (C,) of one image, or (N, C) of several, float32.
+
+        Raises:
+            UserError: If an input is no image, or if the model has no backbone.
+
+        Example:
+            >>> import numpy as np
+            >>> a, b = model.features(["photo.jpg", np.zeros((300, 400, 3), np.uint8)])
+            >>> float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) > 0.99  # both images are black
+            True
+        """
+        if not hasattr(self.model, "backbone"):
+            raise UserError(f"{self.source} has no backbone that gives features. Load the checkpoint of the model")
+        sources, is_one, _ = list_sources(inputs)
+        features = []
+        for batch in iter_batches(iter_images(sources, self.channels, batch_size), batch_size):
+            entries = [entry for i, image in enumerate(batch) for entry in self._prepare(i, image, None)]
+            for _, group in group_by_shape(entries):
+                with self._running():
+                    data = self.model.data_preprocessor(pseudo_collate(group), False)
+                    maps = self.model.backbone(data["inputs"])
+                last = (maps[-1] if isinstance(maps, (list, tuple)) else maps).float()
+                features.append(last.mean((2, 3)) if last.ndim == 4 else last.flatten(1))
+        features = torch.cat(features).cpu().numpy()
+        return features[0] if is_one else features
+
+    def _iter_results(self, images: Iterator[LoadedImage], batch_size: int, find_boxes: Callable) -> Iterator[Result]:
+        """Yield the results of images, batch by batch."""
+        number = 0
+        for batch in iter_batches(images, batch_size):
+            boxes = [find_boxes(number + i, image) for i, image in enumerate(batch)]
+            number += len(batch)
+            for sample, image in zip(self.predict_samples(batch, boxes), batch, strict=True):
+                yield make_result(sample, image, self._context, self.predicts_saliency)
+
+    def predict_samples(
+        self, images: Sequence[LoadedImage], boxes: Sequence[np.ndarray | None]
+    ) -> list[BaseDataElement]:
+        """Predict on images in memory. Consecutive images of the same size after the pipeline form one batch.
+
+        Args:
+            images (Sequence[LoadedImage]): Images of any sizes.
+            boxes (Sequence[np.ndarray | None]): For pose estimation, the people in each image (n, 5).
+
+        Returns:
+            list[BaseDataElement]: A data sample of the codebase for each image, in pixels of the original image. For an
+            image without people (n = 0), the sample of pose estimation is empty.
+        """
+        entries = [entry for i, image in enumerate(images) for entry in self._prepare(i, image, boxes[i])]
         samples_of_image = [[] for _ in images]
-        for _, group in groupby(entries, lambda entry: entry[1]["inputs"].shape):
-            indices, batch = zip(*group, strict=True)
-            with torch.no_grad(), self._autocast_backbone():
-                for i, sample in zip(indices, self.model.test_step(pseudo_collate(batch)), strict=True):
-                    samples_of_image[i].append(sample)
+        for indices, group in group_by_shape(entries):
+            with self._running():
+                samples = self.model.test_step(pseudo_collate(group))
+            for i, sample in zip(indices, samples, strict=True):
+                samples_of_image[i].append(sample)
         return [self._merge_samples(samples) for samples in samples_of_image]
 
-    def _autocast_backbone(self) -> contextlib.AbstractContextManager:
-        """Return a context in which the backbone runs in mixed precision, if ``amp`` asks for it."""
-        if not self.amp:
-            return contextlib.nullcontext()
-        on_gpu = next(self.model.parameters()).is_cuda
-        return autocast_backbone(self.model.backbone, torch.float16 if on_gpu else torch.bfloat16)
+    def _prepare(self, number: int, image: LoadedImage, boxes: np.ndarray | None) -> Iterator[tuple[int, dict]]:
+        """Yield the number of an image with its output of the pipeline; for pose estimation, one for each person."""
+        with DefaultScope.overwrite_default_scope(self.task):
+            pixels = fit_channels(image.pixels, self.channels, image.path or "the image")
+            data = dict(make_loaded_results(pixels, number), img_path=image.path)
+            if self.task != "mmpose":
+                yield number, self.pipeline(data)
+                return
+            if boxes is None:
+                boxes = np.array([[0, 0, *pixels.shape[1::-1], 1]], np.float32)
+            for box in boxes:
+                yield number, self.pipeline(dict(data, bbox=box[None, :4], bbox_score=box[4:], **self._context.meta))
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Run the model without gradients, in its codebase's scope, and in mixed precision if ``amp`` asks for it."""
+        precision = contextlib.nullcontext()
+        if self.amp:
+            on_gpu = next(self.model.parameters()).is_cuda
+            precision = autocast_backbone(self.model.backbone, torch.float16 if on_gpu else torch.bfloat16)
+        with torch.no_grad(), DefaultScope.overwrite_default_scope(self.task), precision:
+            yield
 
     def _merge_samples(self, samples: list[BaseDataElement]) -> BaseDataElement:
         """Merge the samples of an image, which in pose estimation are one for each person."""
@@ -204,141 +302,162 @@ class Inferencer:
 
         return merge_data_samples(samples) if samples else PoseDataSample()
 
-    def record(self, sample: BaseDataElement) -> dict:
-        """Convert a prediction to a dict that can be written as JSON.
+    def __repr__(self) -> str:
+        names = ", ".join(self.names[:3]) + (", ..." if len(self.names) > 3 else "")
+        kind = "keypoints" if self.task == "mmpose" else "classes"
+        return f"Inferencer({self.source}: {self.task}, {len(self.names)} {kind}: {names})"
 
-        Args:
-            sample (BaseDataElement): Data sample of an image.
 
-        Returns:
-            dict: One key, which depends on the task. Every class is given by ``class``, its name, and ``index``.
+def iter_batches(images: Iterable, size: int) -> Iterator[list]:
+    """Yield lists of at most ``size`` consecutive images."""
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        yield batch
 
-            - classification: ``top``, a list of the best classes, each with ``score``;
-            - detection: ``instances``, a list of classes with ``score``, ``bbox`` (x1, y1, x2, y2 in pixels) and, if
-              the model predicts masks, ``mask`` (COCO RLE);
-            - panoptic segmentation: ``segments``, a list of classes with ``id`` (the value in the map from
-              :meth:`labels`), ``isthing`` and ``area`` in pixels;
-            - semantic segmentation: ``areas``, a list of classes with ``share`` of the image, in descending order;
-            - saliency: ``salient``, the share of the image whose saliency is above 0.5;
-            - pose estimation: ``people``, a list of ``bbox`` and ``keypoints``, each with ``name``, ``x``, ``y`` and
-              ``score``.
-        """
-        if "pred_score" in sample:
-            scores, labels = sample.pred_score.float().topk(min(self.topk, sample.pred_score.numel()))
-            return dict(
-                top=[
-                    dict(**self._describe_class(label), score=score)
-                    for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
-                ]
-            )
-        if "pred_panoptic_seg" in sample:
-            return dict(segments=self._list_segments(self.labels(sample)))
-        if self.predicts_saliency:
-            return dict(salient=float((sample.seg_logits.data[0] > 0.5).float().mean()))
-        if "pred_sem_seg" in sample:
-            values, counts = np.unique(self.labels(sample), return_counts=True)
-            order = np.argsort(-counts)
-            total = counts.sum()
-            return dict(
-                areas=[dict(**self._describe_class(int(values[i])), share=float(counts[i] / total)) for i in order]
-            )
-        if self.task == "mmpose":
-            return dict(people=self._list_people(sample))
-        instances = sample.pred_instances[sample.pred_instances.scores >= self.score_thr].cpu()
-        records = []
-        for i in range(len(instances)):
-            record = dict(**self._describe_class(int(instances.labels[i])), score=float(instances.scores[i]))
-            record["bbox"] = instances.bboxes[i].tolist()
-            if "masks" in instances:
-                from pycocotools import mask
 
-                code = mask.encode(np.asfortranarray(instances.masks[i].numpy().astype(np.uint8)))
-                record["mask"] = dict(size=code["size"], counts=code["counts"].decode())
-            records.append(record)
-        return dict(instances=records)
+def group_by_shape(entries: Iterable[tuple[int, dict]]) -> Iterator[tuple[list[int], list[dict]]]:
+    """Yield the numbers and the inputs of consecutive entries whose images have the same shape."""
+    for _, same in groupby(entries, lambda entry: entry[1]["inputs"].shape):
+        numbers, group = zip(*same, strict=True)
+        yield list(numbers), list(group)
 
-    def _describe_class(self, label: int) -> dict:
-        """Return the name and the index of a class."""
-        return {"class": get_class_name(self.classes, label), "index": label}
 
-    def _list_segments(self, labels: np.ndarray) -> list[dict]:
-        """Return the records of the segments in a panoptic label map (H, W)."""
-        values, counts = np.unique(labels, return_counts=True)
-        things = set(self.meta.get("thing_classes", ()))
-        return [  # mmdet's values are class + 1000 * instance; a class index beyond the last class means no segment
-            dict(
-                id=value,
-                **self._describe_class(value % 1000),
-                isthing=self.classes[value % 1000] in things,
-                area=int(count),
-            )
-            for value, count in zip(values.tolist(), counts, strict=True)
-            if value % 1000 < len(self.classes)
-        ]
+def make_box_finder(boxes, detector: Inferencer | None) -> Callable[[int, LoadedImage], np.ndarray | None]:
+    """Return a function from the number of an image and the image to the boxes of its people (n, 5), or None.
 
-    def _list_people(self, sample: BaseDataElement) -> list[dict]:
-        """Return the records of the people in a sample of pose estimation."""
-        if "pred_instances" not in sample:
-            return []
-        names = self.meta["keypoint_id2name"]
-        people = sample.pred_instances
-        return [
-            dict(
-                bbox=np.asarray(box).tolist(),
-                keypoints=[
-                    dict(name=names[k], x=float(x), y=float(y), score=float(score))
-                    for k, ((x, y), score) in enumerate(zip(points, scores, strict=True))
-                ],
-            )
-            for box, points, scores in zip(people.bboxes, people.keypoints, people.keypoint_scores, strict=True)
-        ]
+    Raises:
+        UserError: If there are both boxes and a detector, or if the detector has no class ``person``.
+    """
+    if detector is not None:
+        if boxes is not None:
+            raise UserError("there are boxes and a detector. Give one of them")
+        if detector.task != "mmdet" or "person" not in detector.names:
+            raise UserError(f"{detector.source} is no detector with a class 'person'. Give another detector")
+        person = detector.names.index("person")
 
-    def labels(self, sample: BaseDataElement) -> np.ndarray | None:
-        """Return the label map of a prediction.
+        def detect(_: int, image: LoadedImage) -> np.ndarray:
+            result = detector(image.pixels)
+            found = result.labels == person
+            return np.column_stack([result.boxes[found], result.scores[found]]).astype(np.float32)
 
-        Args:
-            sample (BaseDataElement): Data sample of an image.
+        return detect
 
-        Returns:
-            np.ndarray | None: A map (H, W) of class indices (semantic segmentation, int64), of class + 1000 * instance
-            (panoptic segmentation, int64), or of saliency from 0 to 255 (uint8). None for other tasks.
-        """
-        if self.predicts_saliency:
-            return (255 * sample.seg_logits.data[0].float()).round().byte().cpu().numpy()
-        for key in ("pred_panoptic_seg", "pred_sem_seg"):
-            if key in sample:
-                field = sample.get(key)
-                values = (field.sem_seg if key == "pred_panoptic_seg" else field.data)[0]
-                return values.cpu().numpy().astype(np.int64)
-        return None
+    def find(number: int, image: LoadedImage) -> np.ndarray | None:
+        if boxes is None:
+            return None
+        found = boxes(image.path, image.pixels) if callable(boxes) else boxes[number]
+        return None if found is None else to_scored_boxes(found)
 
-    def draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        """Draw a prediction on its image.
+    return find
 
-        Args:
-            image (np.ndarray): The image (H, W, 3), uint8, BGR.
-            sample (BaseDataElement): Data sample of the image.
 
-        Returns:
-            np.ndarray: Drawing (H', W', 3), uint8, BGR. It is larger than the image for classification and semantic
-            segmentation, because class scores or a legend are drawn to the right of the image.
-        """
-        rgb = to_rgb(image)
-        record = self.record(sample)
-        if "top" in record:
-            drawn = draw_beside(rgb, lambda axis: draw_score_bars(axis, record["top"]))
-        elif "areas" in record:
-            colors = self.meta["palette"]
-            rows = [(f"{row['class']} {row['share']:.0%}", colors[row["index"]]) for row in record["areas"]]
-            overlay = draw_sample(self.visualizer, rgb, sample, labels=False)
-            drawn = draw_beside(
-                overlay, lambda axis: draw_legend(axis, [row for row in rows if not row[0].endswith(" 0%")])
-            )
-        elif "salient" in record:
-            drawn = overlay_heatmap(rgb, self.labels(sample))
-        else:
-            drawn = draw_sample(self.visualizer, rgb, sample, score_thr=self.score_thr)
-        return np.ascontiguousarray(drawn[..., ::-1])
+def to_scored_boxes(boxes) -> np.ndarray:
+    """Return boxes (n, 4) or (n, 5) as an array (n, 5), with a score of 1 where there is none.
+
+    Raises:
+        UserError: If they are no boxes.
+    """
+    try:
+        boxes = np.asarray(boxes, np.float32)
+        boxes = boxes.reshape(-1, boxes.shape[-1] if boxes.size else 5)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"boxes are no numbers ({error}). Give an array (n, 4) of x1, y1, x2, y2") from error
+    if boxes.shape[1] == 4:
+        boxes = np.column_stack([boxes, np.ones(len(boxes), np.float32)])
+    if boxes.shape[1] != 5:
+        raise UserError(f"boxes have the shape {boxes.shape}. Give (n, 4) of x1, y1, x2, y2, or (n, 5) with the score")
+    return boxes
+
+
+def load(
+    model,
+    checkpoint: str | Path | None = None,
+    *,
+    device: str | None = None,
+    fold: bool = False,
+    amp: bool = False,
+    score_thr: float = 0.3,
+    topk: int = 5,
+) -> Inferencer:
+    """Load a trained model for prediction.
+
+    Models of different codebases can be used in one process.
+
+    Args:
+        model (str | Path | Config): One of
+
+            - a checkpoint of a training: a path or a URL. The config and the names of the classes are in it;
+            - a name of the model zoo, with or without ``van_mm://``, such as ``'b2_in1k_cls'``;
+            - a file that ``tools/deploy/export_onnx.py`` wrote (``.onnx``), or that OpenVINO made of one (``.xml``);
+            - a config: an object, a path or a name. The checkpoint is then the second argument.
+
+        checkpoint (str | Path, optional): Checkpoint of the config: a path, a URL or a name of the model zoo.
+        device (str, optional): Such as ``'cpu'`` or ``'cuda:1'``. Defaults to the first GPU, or the CPU without one.
+        fold (bool): Fold BatchNorm and LayerScale into the convolutions, which is faster. Defaults to False.
+        amp (bool): Run the backbone in float16 on a GPU, and in bfloat16 on the CPU. Defaults to False.
+        score_thr (float): Minimum score of detections. Defaults to 0.3.
+        topk (int): Number of classes that results of classification list. Defaults to 5.
+
+    Returns:
+        Inferencer: Call it with images.
+
+    Raises:
+        UserError: If there is no such checkpoint, config or device, or if they do not fit together. A checkpoint never
+            runs code: its config is read as data, and files are read with ``weights_only=True``.
+
+    Example:
+        >>> import van_mm
+        >>> model = van_mm.load("work_dirs/fields/best.pth")
+        >>> result = model("photo.jpg")
+        >>> result
+        SegmentationResult(photo.jpg, 400 x 300: soil 100%)
+        >>> result.label_map.shape, result.names
+        ((300, 400), ('soil', 'crop', 'weed'))
+        >>> [path.name for path in result.save("out")]
+        ['photo.png', 'photo_labels.png', 'photo.json']
+    """
+    options = dict(amp=amp, score_thr=score_thr, topk=topk)
+    if isinstance(model, (str, Path)) and str(model).endswith((".onnx", ".xml")) and checkpoint is None:
+        if amp:
+            raise UserError(f"{model} runs in the precision that it was exported in. Load it without amp")
+        from van_mm.apis.exported_model import load_exported
+
+        return Inferencer(*load_exported(str(model)), **options)
+    cfg, loaded = load_model(model, checkpoint)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with wrap_device_errors(device):
+        loaded = loaded.to(device)
+    inferencer = Inferencer(cfg, fold_model(loaded) if fold else loaded, **options)
+    inferencer.source = str(model if checkpoint is None else checkpoint)
+    return inferencer
+
+
+def load_model(model, checkpoint: str | Path | None = None) -> tuple[Config, nn.Module]:
+    """Return the config and the model of the arguments of :func:`load`, on the CPU, in eval mode."""
+    source = str(model if checkpoint is None else checkpoint)
+    source = f"{MODEL_ZOO_PREFIX}{source}" if source in MODEL_ZOO and not Path(source).exists() else source
+    if checkpoint is None and (isinstance(model, Config) or is_config(source)):
+        name = model.filename if isinstance(model, Config) else model
+        raise UserError(
+            f"{name} is a config, which has no weights. Name a checkpoint too: van_mm.load(config, checkpoint)"
+        )
+    content = read_checkpoint(source)
+    if checkpoint is None:
+        cfg = get_checkpoint_config(content, source)
+    else:
+        cfg = copy.deepcopy(model) if isinstance(model, Config) else get_experiment_config(str(model))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), hide_upstream_messages():
+        return cfg, build_model(cfg, source, content)
+
+
+def is_config(source: str) -> bool:
+    """Return whether a name or a path is that of a config."""
+    if Path(source).suffix in CHECKPOINT_SUFFIXES or source.startswith((*SCHEMES, MODEL_ZOO_PREFIX)):
+        return False
+    try:
+        return bool(find_config(source)) and (source.endswith(".py") or not Path(source).is_file())
+    except ConfigNotFoundError:
+        return False
 
 
 def preprocess_images(

@@ -37,6 +37,11 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 # ---- Reading files --------------------------------------------------------------------------------------------------
 
 
+def may_run_code() -> bool:
+    """Return whether the user trusts checkpoints, so that code in them may run."""
+    return os.environ.get(TRUST_VARIABLE) == "1"
+
+
 def read_checkpoint_file(path: str | Path, map_location="cpu", mmap: bool = False) -> dict:
     """Read a checkpoint file without running any code in it.
 
@@ -56,7 +61,6 @@ def read_checkpoint_file(path: str | Path, map_location="cpu", mmap: bool = Fals
     if not path.is_file():
         raise WeightsError(f"no checkpoint {path}: there is no such file")
     size = path.stat().st_size
-    unsafe = os.environ.get(TRUST_VARIABLE) == "1"
     options = dict(map_location=map_location, mmap=True if mmap and zipfile.is_zipfile(path) else None)
     try:
         if path.suffix == ".safetensors":
@@ -67,7 +71,7 @@ def read_checkpoint_file(path: str | Path, map_location="cpu", mmap: bool = Fals
             with zipfile.ZipFile(path) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise WeightsError(f"{path} is a compressed archive, not a checkpoint. Unpack it first")
-        if unsafe:
+        if may_run_code():
             content = torch.load(path, **options, weights_only=False)
         elif torch.__version__ >= "2.6":
             content = torch.load(path, **options, weights_only=True)

@@ -3,6 +3,7 @@
 from van_mm.models.backbones.van import LKA, VAN
 from van_mm.models.losses.dice_loss import BinaryDiceLoss
 from van_mm.models.utils.fold import fold
+from van_mm.ops.library import load_library
 from van_mm.registry import MODELS
 
 __all__ = ["LKA", "VAN", "BinaryDiceLoss", "fold"]
@@ -17,3 +18,6 @@ def _build_edn_head(**kwargs):
     from van_mm.models.decode_heads.edn_head import EDNHead
 
     return EDNHead(**kwargs)
+
+
+load_library()  # the CPU kernels

@@ -55,7 +55,7 @@ def wrap_device_errors(device: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"device {device}: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

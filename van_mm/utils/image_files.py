@@ -91,10 +91,15 @@ def read_image(file: str | Path, channels: int = 3) -> np.ndarray:
         data = np.fromfile(file, np.uint8)
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
+    return decode_image(data, channels, str(file))
+
+
+def decode_image(data: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """Decode the bytes (uint8) of an image file, see :func:`read_image`. ``name`` is what the message calls it."""
     image = cv2.imdecode(data, cv2.IMREAD_COLOR if channels <= 3 else cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
-        raise UserError(f"{file} is not an image that OpenCV can read ({data.size} bytes)")
-    return image if channels == 3 else fit_channels(image, channels, str(file))
+        raise UserError(f"{name} is not an image that OpenCV can read ({data.size} bytes)")
+    return image if channels == 3 else fit_channels(image, channels, name)
 
 
 def iter_video_frames(file: str | Path) -> Iterator[np.ndarray]:

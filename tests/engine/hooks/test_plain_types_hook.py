@@ -18,18 +18,43 @@ from van_mm.apis.inferencer import get_dataset_meta
 from van_mm.checkpoints.plain_types import restore_history_buffers, to_plain_types
 
 CONFIGS = {
-    "mmdet": ("det/retinanet_van_b0_1x_coco", "from mmdet.apis import DetInferencer as Inferencer"),
-    "mmseg": ("seg/upernet_van_b0", "from mmseg.apis import MMSegInferencer as Inferencer"),
-    "mmpose": ("pose/simplebaseline_van_b2_coco_256x192", "from mmpose.apis import MMPoseInferencer as Inferencer"),
+    "mmpretrain": "cls/van_b0_in1k",
+    "mmdet": "det/retinanet_van_b0_1x_coco",
+    "mmseg": "seg/upernet_van_b0",
+    "mmpose": "pose/simplebaseline_van_b2_coco_256x192",
 }
+# A process that has imported the four inferencers, and not van_mm, is forked for each of them.
 PREDICT = """
-import sys
-{imports}
+import os, sys, traceback
+from mmpretrain.apis import ImageClassificationInferencer
+from mmdet.apis import DetInferencer
+from mmpose.apis import MMPoseInferencer
+from mmseg.apis import MMSegInferencer
 assert "van_mm" not in sys.modules
-options = dict(det_model="whole_image") if "MMPose" in Inferencer.__name__ else {{}}
-model = Inferencer({config!r}, {weights!r}, device="cpu", **options)
-out = model({image!r}, return_vis=False) if "MMPose" not in Inferencer.__name__ else next(model({image!r}))
-assert out["predictions"] is not None
+
+def classify(config, weights, image):
+    return ImageClassificationInferencer(config, pretrained=weights, device="cpu")(image)[0]["pred_class"] == "thing 0"
+
+def detect(config, weights, image):
+    return DetInferencer(config, weights, device="cpu")(image, return_vis=False)["predictions"] is not None
+
+def segment(config, weights, image):
+    return MMSegInferencer(config, weights, device="cpu")(image, return_vis=False)["predictions"] is not None
+
+def find_keypoints(config, weights, image):
+    model = MMPoseInferencer(config, weights, device="cpu", det_model="whole_image")
+    return next(model(image, return_vis=False))["predictions"] is not None
+
+calls = dict(mmpretrain=classify, mmdet=detect, mmseg=segment, mmpose=find_keypoints)
+for codebase, call in calls.items():
+    if os.fork() == 0:
+        try:
+            assert call(*(f"{sys.argv[1]}/{codebase}{suffix}" for suffix in (".py", ".pth", ".jpg")))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.wait()[1] == 0, codebase
 """
 
 
@@ -71,22 +96,24 @@ def test_types():
     assert restored["log_scalars"]["loss"].mean() == 1.5
 
 
-@pytest.mark.parametrize("codebase", CONFIGS)
-def test_inferencer_of_upstream(codebase, tmp_path):
-    """Upstream's inferencers read the checkpoint before they build the model, which imports van_mm."""
-    name, imports = CONFIGS[codebase]
-    cfg = get_config(name)
-    cfg.model.backbone.update(arch=SMALL)
-    for part, channels in dict(neck=[8, 16, 24, 32], decode_head=[8, 16, 24, 32], auxiliary_head=24, head=32).items():
-        if "in_channels" in cfg.model.get(part, {}):
-            cfg.model[part].in_channels = channels
-    cfg.dump(tmp_path / "config.py")
-    meta = dict(cfg=cfg.pretty_text, dataset_meta=get_dataset_meta(cfg), epoch=1, best=np.float64(1))
-    hub = dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])))
-    checkpoint = dict(meta=meta, state_dict=build_random_model(cfg).state_dict(), message_hub=hub)
-    torch.save({key: to_plain_types(value) for key, value in checkpoint.items()}, tmp_path / "model.pth")
-    cv2.imwrite(str(tmp_path / "image.jpg"), np.full((64, 64, 3), 99, np.uint8))
-    files = dict(config="config.py", weights="model.pth", image="image.jpg")
-    code = PREDICT.format(imports=imports, **{key: str(tmp_path / file) for key, file in files.items()})
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+def test_inferencers_of_upstream(tmp_path):
+    """Upstream's four inferencers read the checkpoint before they build the model, which imports van_mm."""
+    for codebase, name in CONFIGS.items():
+        cfg = get_config(name)
+        cfg.model.backbone.update(arch=SMALL)
+        parts = dict(neck=[8, 16, 24, 32], decode_head=[8, 16, 24, 32], auxiliary_head=24, head=32)
+        for part, channels in parts.items():
+            if "in_channels" in cfg.model.get(part, {}):
+                cfg.model[part].in_channels = channels
+        meta = dict(cfg=cfg.pretty_text, dataset_meta=get_dataset_meta(cfg), epoch=1, best=np.float64(1))
+        state = build_random_model(cfg).state_dict()
+        if codebase == "mmpretrain":
+            meta["dataset_meta"] = dict(classes=[f"thing {label}" for label in range(1000)])
+            state["head.fc.bias"][0] = 99.0
+        hub = dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])))
+        checkpoint = dict(meta=meta, state_dict=state, message_hub=hub)
+        cfg.dump(tmp_path / f"{codebase}.py")
+        torch.save({key: to_plain_types(value) for key, value in checkpoint.items()}, tmp_path / f"{codebase}.pth")
+        cv2.imwrite(str(tmp_path / f"{codebase}.jpg"), np.full((64, 64, 3), 99, np.uint8))
+    done = subprocess.run([sys.executable, "-c", PREDICT, str(tmp_path)], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
