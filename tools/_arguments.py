@@ -14,6 +14,23 @@ from mmengine.config import DictAction
 CONFIG_HELP = "a config file, a name below configs/, or an upstream name (mmdet::...)"
 
 
+class SettingsAction(DictAction):
+    """Parse KEY=VALUE settings. Settings that do not parse end the program with one message."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: list[str], *args) -> None:
+        """Parse the settings one by one, so that the message can name the wrong one."""
+        for value in values:
+            try:
+                super().__call__(parser, Namespace(), [value], *args)
+                is_broken = "=[" in value and value.count("[") != value.count("]")
+            except (ValueError, AssertionError, IndexError, RecursionError):
+                is_broken = True
+            if is_broken:
+                problem = "has brackets or quotes that do not match" if "=" in value else "is no KEY=VALUE"
+                parser.exit(2, f"error: {self.option_strings[0]} {value} {problem}. Write lists as KEY=[a,b]\n")
+        super().__call__(parser, namespace, values, *args)
+
+
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Add the flags of training and testing, with their meaning in MMLab, and ``--demo``."""
     add_config_arguments(parser)
@@ -26,7 +43,7 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=SettingsAction,
         default={},
         metavar="KEY=VALUE",
         help="override settings of the config: model.backbone.drop_path_rate=0.2",

@@ -110,3 +110,26 @@ def test_custom_imports(place, tmp_path, monkeypatch):
     config.write_text(f"custom_imports = dict(imports=['{module}_bug'])\n")
     with pytest.raises(UserError, match="does not load: ZeroDivisionError"):
         get_config(str(config))
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("mmpretrain::_base_/models/resnet50", r"Did you mean mmpretrain::_base_/models/resnet50\.py"),
+        ("mmdet::retinanet/retinanet_r50_fpn_1x_coco", r"Did you mean mmdet::retinanet/retinanet_r50_fpn_1x_coco\.py"),
+        ("mmpretrain::x", "no config 'mmpretrain::x'"),
+    ],
+)
+def test_upstream_base_without_suffix(base, message, tmp_path):
+    (tmp_path / "mine.py").write_text(f"_base_ = {base!r}\n")
+    with pytest.raises(UserError, match=message):
+        get_config(str(tmp_path / "mine.py"))
+
+
+def test_bases_are_found_without_the_model_index(monkeypatch):
+    """The metafiles of a codebase are not parsed for a base that is given by its path."""
+    search = Config._get_cfg_path
+    monkeypatch.setattr("mmengine.config.utils.load", None)
+    assert get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco").model.type == "RetinaNet"
+    assert get_config("seg/upernet_van_b0").model.type == "EncoderDecoder"
+    assert Config._get_cfg_path is search

@@ -1,5 +1,7 @@
 """--cfg-options accepts every valid key and rejects misspelled keys."""
 
+from importlib import import_module
+
 import pytest
 from mmengine.registry import init_default_scope
 
@@ -36,6 +38,17 @@ BAD = [
     ("det/mask_rcnn_van_b2_1x_coco", "model.bbox_head.num_classes", "model has no 'bbox_head'"),
     ("pose/simplebaseline_van_b2_coco_256x192", "model.head.outchannels", "out_channels"),
     ("cls/van_b2_in1k", "model.head.num_class", "num_classes"),
+    # Variables of the config file, whose values have been copied.
+    (
+        "seg/upernet_van_b2",
+        "train_pipeline.2.scale",
+        "train_pipeline is a variable .* Change train_dataloader.dataset.pipeline.2.scale instead",
+    ),
+    ("seg/upernet_van_b2", "test_pipeline", "Change val_dataloader.dataset.pipeline, test_dataloader.dataset.pipeline"),
+    ("seg/upernet_van_b2", "crop_size", "Change model.data_preprocessor.size|Change train_dataloader.*crop_size"),
+    ("seg/upernet_van_b2", "data_root", "Change train_dataloader.dataset.data_root, val_dataloader.dataset.data_root"),
+    ("det/mask_rcnn_van_b2_1x_coco", "backend_args", "Change train_dataloader.dataset.backend_args"),
+    ("pose/simplebaseline_van_b2_coco_256x192", "codec.sigma", "train_dataloader.dataset.pipeline.*encoder.sigma"),
 ]
 
 
@@ -58,3 +71,26 @@ def test_tool(run_tool, tmp_path):
     done = run_tool("train", "seg/upernet_van_b2", "--demo", "--cfg-options", "model.backbone.drop_path=0.3")
     refused(done, "model.backbone has no 'drop_path'", "drop_path_rate")
     assert not (tmp_path / "data").exists() and not (tmp_path / "work_dirs").exists()
+
+
+def test_variables_that_custom_modules_read(tmp_path, monkeypatch):
+    """A variable has an effect if a module of ``custom_imports`` names it."""
+    cfg = get_config("cls/van_b2_in1k")
+    cfg.warm_color, cfg.cold_color = 1, 2
+    (tmp_path / "my_reading_hook.py").write_text("def get_color(runner):\n    return runner.cfg.warm_color\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("my_reading_hook")
+    cfg.custom_imports = dict(imports=["my_reading_hook"])
+    init_default_scope("mmpretrain")
+    check_cfg_options(cfg, {"warm_color": 3})
+    with pytest.raises(UserError, match="cold_color is a variable of the config file.* Change it in the config file"):
+        check_cfg_options(cfg, {"cold_color": 3})
+
+
+@pytest.mark.parametrize(
+    "value", ["a=[1,2", "a=[1", "a=(1,2", "a=[1,2)", "a=[(1,2],3)", "a=1,[2", "a=[[1,2],3", "a=[1,2]]", "no_value"]
+)
+def test_settings_that_do_not_parse(value, run_tool):
+    done = run_tool("train", "cls/van_b0_in1k", "--cfg-options", "train_cfg.max_epochs=1", value)
+    refused(done, f"--cfg-options {value} ", "Write lists as KEY=[a,b]")
+    assert done.returncode == 2 and done.stdout.count("\n") == 1

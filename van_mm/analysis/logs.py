@@ -56,7 +56,8 @@ def read_log(file: Path) -> list[dict]:
 def extract_curves(lines: list[dict]) -> dict[str, tuple[list[int], list[float]]]:
     """Return the curve of every scalar.
 
-    Validation is placed at the step of the training line before it, because epoch-based loops log validation by epoch.
+    Validation is placed at its own step. Epoch-based loops log the epoch of a validation, which is converted to
+    iterations; if the log is of one epoch only, the step of the training line before the validation stands for it.
     If a resumed run logged a step twice, the later value is used.
 
     Args:
@@ -67,16 +68,42 @@ def extract_curves(lines: list[dict]) -> dict[str, tuple[list[int], list[float]]
         scalars of training.
     """
     curves: dict[str, dict[int, float]] = {}
-    step = 0
+    epoch_length = find_epoch_length([line for line in lines if is_training_line(line)])
+    last = 0  # step of the last training line
     for line in lines:
-        training = "loss" in line or "lr" in line
-        step = line.get("iter", line.get("step", step)) if training else step or line.get("step", 0)
+        training = is_training_line(line)
+        if training:
+            last = step = line.get("iter", line.get("step", last))
+        else:
+            step = line.get("step", 0)
+            if not step >= last > 0:  # an epoch, or no step at all
+                step = step * epoch_length or last or step
         for key, value in line.items():
             skipped = {"epoch", "iter", "step"} if training else TRAINING_KEYS
             if key not in skipped and isinstance(value, (int, float)):
                 curves.setdefault(key, {})[step] = float(value)
     order = sorted(curves, key=lambda key: (key != "loss", key in TRAINING_KEYS))
     return {key: (list(curves[key]), list(curves[key].values())) for key in order}
+
+
+def is_training_line(line: dict) -> bool:
+    """Return whether a line of a log is of training, and not of a validation."""
+    return "loss" in line or "lr" in line
+
+
+def find_epoch_length(lines: list[dict]) -> int:
+    """Return the number of iterations in an epoch, or 0 if the training lines do not tell it.
+
+    The first lines of two epochs are one or more whole epochs apart, because each is logged after the same interval.
+    """
+    firsts: dict[int, int] = {}
+    for line in lines:
+        if "epoch" in line and "iter" in line:
+            firsts.setdefault(line["epoch"], line["iter"])
+    if len(firsts) < 2:
+        return 0
+    first, last = min(firsts), max(firsts)
+    return max(0, round((firsts[last] - firsts[first]) / (last - first)))
 
 
 def is_lower_better(key: str) -> bool:

@@ -2,7 +2,8 @@
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
@@ -148,10 +149,42 @@ def get_config(name: str) -> Config:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
-        cfg = Config.fromfile(path)
+        with find_bases_by_path():
+            cfg = Config.fromfile(path)
     except Exception as error:
         raise UserError(f"{path} does not load: {describe_load_error(error)}") from error
     return use_type_names(cfg)
+
+
+@contextmanager
+def find_bases_by_path() -> Iterator[None]:
+    """Let mmengine find upstream bases (``mmdet::_base_/...``) by their paths, without its search of the model index.
+
+    That search parses the metafiles of all models of the codebase, half a second for each base, and is needed only for
+    a name without ``.py``. mmengine has no setting for it, so its function is replaced inside the ``with`` block.
+    """
+    search = Config._get_cfg_path
+
+    def find_base(name: str, filename: str) -> tuple[str, str | None]:
+        codebase, _, file = name.partition("::")
+        root = find_upstream_config_dir(codebase) if file else None
+        if root and (root / file).is_file():
+            return str(root / file), codebase
+        try:
+            return search(name, filename)
+        except (ValueError, FileNotFoundError) as error:
+            if root is None:
+                raise
+            found = Path(find_upstream_config(name))  # finds it without .py, or suggests others
+            raise ConfigNotFoundError(
+                f"no base '{name}'. Did you mean {codebase}::{found.relative_to(root).as_posix()}?"
+            ) from error
+
+    Config._get_cfg_path = staticmethod(find_base)
+    try:
+        yield
+    finally:
+        Config._get_cfg_path = staticmethod(search)
 
 
 def describe_load_error(error: Exception) -> str:

@@ -17,7 +17,7 @@ from van_mm.utils.errors import UserError
 from van_mm.visualization.class_names import list_names
 from van_mm.visualization.drawing import draw_sample, get_class_name
 from van_mm.visualization.figures import overlay_heatmap
-from van_mm.visualization.model_inputs import to_rgb
+from van_mm.visualization.model_inputs import enlarge_small_image, to_rgb
 from van_mm.visualization.panels import draw_beside, draw_legend, draw_score_bars
 
 
@@ -86,7 +86,7 @@ class Result:
             np.ndarray: Drawing (H', W', 3), uint8, BGR. Small images are enlarged, and class scores or a legend are
             drawn to the right of the image.
         """
-        return np.ascontiguousarray(self._draw(to_rgb(self.image))[..., ::-1])
+        return np.ascontiguousarray(self._draw(*enlarge_small_image(to_rgb(self.image), self.sample))[..., ::-1])
 
     def show(self) -> None:
         """Open the drawing in the system's image viewer. Notebooks show a result that ends a cell by themselves.
@@ -136,9 +136,9 @@ class Result:
         """Return the entry of :meth:`to_dict` that depends on the task."""
         raise NotImplementedError
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
-        """Draw on an image (H, W, 3), uint8, RGB."""
-        return draw_sample(self._context.visualizer, image, self.sample, score_thr=self._context.score_thr)
+    def _draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """Draw on an image (H, W, 3), uint8, RGB, which may be larger than the original one, as ``sample`` then is."""
+        return draw_sample(self._context.visualizer, image, sample, score_thr=self._context.score_thr)
 
     def _make_label_image(self) -> np.ndarray | None:
         """Return the map that :meth:`save` writes, uint8 or uint16, or None if the task has none."""
@@ -189,7 +189,7 @@ class ClassificationResult(Result):
     def _describe(self) -> dict:
         return dict(top=[{"class": one.name, "index": one.index, "score": one.score} for one in self.top])
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
+    def _draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         return draw_beside(image, lambda axis: draw_score_bars(axis, self._describe()["top"]))
 
     def _summarize(self) -> str:
@@ -289,8 +289,8 @@ class SegmentationResult(Result):
     def _describe(self) -> dict:
         return dict(areas=self.areas)
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
-        overlay = draw_sample(self._context.visualizer, image, self.sample, labels=False)
+    def _draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        overlay = draw_sample(self._context.visualizer, image, sample, labels=False)
         colors = self._context.meta["palette"]
         rows = [(f"{row['class']} {row['share']:.0%}", colors[row["index"]]) for row in self.areas]
         return draw_beside(overlay, lambda axis: draw_legend(axis, [row for row in rows if not row[0].endswith(" 0%")]))
@@ -316,7 +316,7 @@ class SaliencyResult(Result):
     def _describe(self) -> dict:
         return dict(salient=float((self.saliency > 0.5).mean()))
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
+    def _draw(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         return overlay_heatmap(image, self._make_label_image())
 
     def _make_label_image(self) -> np.ndarray:

@@ -53,6 +53,7 @@ def get_run_config(
         UserError: If the config does not load or is not an experiment, or if a change does not fit it.
     """
     cfg = load_experiment(name)
+    object.__setattr__(cfg, "_format_python_code", False)  # mmengine formats it five times a run, half a second each
     is_swapped = change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
     run_name = get_run_name(name, backbone if is_swapped else None)
     default_work_dir = Path("work_dirs", "demo" if demo else "", run_name)

@@ -1,7 +1,10 @@
 """Check and apply ``--cfg-options``."""
 
 import inspect
+import re
+import sys
 from difflib import get_close_matches
+from pathlib import Path
 
 import mmengine.registry as registries
 from mmengine.config import Config
@@ -17,6 +20,8 @@ TOP_LEVEL_KEYS = {
     "activation_checkpointing", "auto_scale_lr", "compile", "data_preprocessor", "demo", "efficient_conv_bn_eval",
     "find_unused_parameters", "model_wrapper_cfg", "sync_bn", "tta_model", "tta_pipeline",
 }  # fmt: skip
+READ_KEYS = TOP_LEVEL_KEYS.union(inspect.signature(Runner).parameters)
+MAX_COPIES = 4  # that a message names; our choice
 DATALOADER_KEYS = {"num_batch_per_epoch", *inspect.signature(DataLoader).parameters}
 
 
@@ -33,11 +38,19 @@ def check_cfg_options(cfg: Config, options: dict) -> None:
         options (dict): Values by dotted key, as ``--cfg-options`` parses them.
 
     Raises:
-        UserError: If a key refers to nothing. The message suggests the closest names.
+        UserError: If a key refers to nothing, or to a variable of the config file, which has no effect. The message
+            suggests the closest names, or the settings that hold the variable's value.
     """
     for key in options:
         node = cfg._cfg_dict
         parts = key.split(".")
+        if parts[0] in node and not is_read(cfg, parts[0]):
+            copies = [".".join([place, *parts[1:]]) for place in find_copies(cfg, parts[0])]
+            remedy = f"Change {', '.join(copies)}" if copies else "Change it in the config file"
+            raise UserError(
+                f"--cfg-options {key}: {parts[0]} is a variable of the config file, which nothing reads any more when "
+                f"the config is loaded. {remedy} instead"
+            )
         for depth, part in enumerate(parts):
             if isinstance(node, (list, tuple)):
                 if not part.isdigit() or int(part) >= len(node):
@@ -54,7 +67,7 @@ def check_cfg_options(cfg: Config, options: dict) -> None:
                 continue
             known = set(node) | {"_delete_", "type"}
             if depth == 0:
-                arguments, accepts_any = TOP_LEVEL_KEYS.union(inspect.signature(Runner).parameters), False
+                arguments, accepts_any = READ_KEYS, False
             elif depth == 1 and parts[0].endswith("_dataloader"):
                 arguments, accepts_any = DATALOADER_KEYS, False
             else:
@@ -66,6 +79,62 @@ def check_cfg_options(cfg: Config, options: dict) -> None:
                 hint = f"did you mean {', '.join(similar)}?" if similar else f"it has {', '.join(sorted(node)[:12])}"
                 raise UserError(f"--cfg-options {key}: {parent} has no '{part}'; {hint}")
             break
+
+
+def is_read(cfg: Config, key: str) -> bool:
+    """Return whether the runner, a tool or a module of ``custom_imports`` reads a top-level key of a config.
+
+    All other keys are variables, whose values were copied when the config file was read.
+    """
+    if key in READ_KEYS or key in ("custom_imports", "dist_params"):
+        return True
+    modules = (cfg.get("custom_imports") or {}).get("imports") or []
+    for name in [modules] if isinstance(modules, str) else modules:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and re.search(rf"\b{re.escape(key)}\b", Path(file).read_text(errors="replace")):
+            return True
+    return False
+
+
+def find_copies(cfg: Config, name: str) -> list[str]:
+    """Return the places of a config that hold the value of a top-level variable, the most likely ones first.
+
+    Args:
+        cfg (Config): The config.
+        name (str): Name of the variable.
+
+    Returns:
+        list[str]: Dotted keys below keys that are read, at most :data:`MAX_COPIES`. Whole numbers, truth values and None
+        count only if they have the variable's name, because too many settings have the same value.
+    """
+    values = drop_scopes(cfg._cfg_dict)
+    value, same_name, others = values[name], [], []
+
+    def visit(node: object, path: str) -> None:
+        if node == value and type(node) is type(value):
+            (same_name if path.rpartition(".")[2] == name else others).append(path)
+            return
+        if isinstance(node, (list, tuple)):
+            node = dict(enumerate(node))
+        for key, child in node.items() if isinstance(node, dict) else ():
+            visit(child, f"{path}.{key}")
+
+    for key in READ_KEYS & set(cfg):
+        visit(values[key], key)
+    is_telling = isinstance(value, (str, list, tuple, dict)) or isinstance(value, float) and not value.is_integer()
+    order = {split: i for i, split in enumerate(("train", "val", "test", "model"))}
+    found = same_name or (others if is_telling else [])
+    return sorted(found, key=lambda path: (order.get(path.partition("_")[0].partition(".")[0], 9), path))[:MAX_COPIES]
+
+
+def drop_scopes(node: object) -> object:
+    """Return a copy of a part of a config without ``_scope_``, which mmengine adds to what comes from another package.
+
+    Lists and tuples are the same here, because mmengine turns some tuples into lists.
+    """
+    if isinstance(node, dict):
+        return {key: drop_scopes(child) for key, child in node.items() if key != "_scope_"}
+    return [drop_scopes(child) for child in node] if isinstance(node, (list, tuple)) else node
 
 
 def collect_init_arguments(node: dict) -> tuple[set[str], bool]:

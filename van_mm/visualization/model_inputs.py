@@ -34,16 +34,16 @@ def draw_batch(batch: dict, preprocessor: nn.Module, meta: dict, cfg: Config) ->
         return images
     visualizer = build_visualizer(cfg, meta)
     saliency = predicts_saliency(cfg)
-    factor = max(1, round(MIN_DRAWN_SIDE / min(pixels.shape[1:3])))
     drawn = []
     for image, sample in zip(images, batch["data_samples"], strict=True):
         for key in ("gt_panoptic_seg", "gt_sem_seg"):  # crop the image's padding if the segmentation map has none
             if key in sample:
                 height, width = sample.get(key).shape[-2:]
                 image = image[:height, :width]
-        image = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1))
-        enlarged = scale_ground_truth(sample, factor)
-        drawn.append(draw_sample(visualizer, image, enlarged, truth=True, saliency=saliency))
+        if "transformed_keypoints" in sample.get("gt_instances", ()):  # mmpose does not transform the boxes
+            sample = sample.clone()
+            sample.gt_instances.pop("bboxes")
+        drawn.append(draw_sample(visualizer, *enlarge_small_image(image, sample), truth=True, saliency=saliency))
     return drawn
 
 
@@ -75,27 +75,49 @@ def converts_to_rgb(preprocessor: nn.Module) -> bool:
     return any(getattr(preprocessor, name, False) for name in names)
 
 
-def scale_ground_truth(sample: BaseDataElement, factor: int) -> BaseDataElement:
-    """Return a copy of a data sample with its ground truth enlarged by an integer factor."""
+def enlarge_small_image(image: np.ndarray, sample: BaseDataElement) -> tuple[np.ndarray, BaseDataElement]:
+    """Enlarge an image and its data sample by an integer factor, if lines and text on the image would not be legible.
+
+    Args:
+        image (np.ndarray): Image (H, W, C), uint8.
+        sample (BaseDataElement): Its ground truth and predictions, in pixels of the image.
+
+    Returns:
+        tuple[np.ndarray, BaseDataElement]: Both with a shorter side of about :data:`MIN_DRAWN_SIDE` pixels, or as they
+        were if the side is not much shorter.
+    """
+    factor = max(1, round(MIN_DRAWN_SIDE / min(image.shape[:2])))
+    if factor == 1:
+        return image, sample
     sample = copy.deepcopy(sample)
-    for key in ("gt_sem_seg", "gt_panoptic_seg"):
+    for key in ("gt_sem_seg", "pred_sem_seg", "gt_panoptic_seg", "pred_panoptic_seg", "seg_logits"):
         field = sample.get(key)
-        if field is not None:
-            for name, values in field.items():
-                values = torch.as_tensor(values).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-                sample.set_field(PixelData(**{name: values}), key, dtype=PixelData)
-    instances = sample.get("gt_instances")
-    if instances is None:
-        return sample
-    if "transformed_keypoints" in instances:  # mmpose does not transform the boxes
-        instances.transformed_keypoints = instances.transformed_keypoints * factor
-        instances.pop("bboxes")
-        return sample
-    boxes = instances.bboxes
-    instances.bboxes = (boxes.tensor if hasattr(boxes, "tensor") else boxes) * factor
-    if "masks" in instances:
-        instances.masks = instances.masks.resize([factor * side for side in instances.masks.masks.shape[1:]])
-    return sample
+        for name, values in field.items() if field is not None else ():
+            sample.set_field(PixelData(**{name: repeat_pixels(values, factor)}), key, dtype=PixelData)
+    for key in ("gt_instances", "pred_instances"):
+        instances = sample.get(key)
+        for name in ("bboxes", "keypoints", "transformed_keypoints", "masks") if instances is not None else ():
+            if name in instances:
+                value, enlarge = instances.pop(name), enlarge_masks if name == "masks" else enlarge_coordinates
+                instances[name] = enlarge(value, factor)
+    return np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1)), sample
+
+
+def repeat_pixels(values, factor: int) -> torch.Tensor:
+    """Return maps (..., H, W) with every pixel repeated in both directions."""
+    return torch.as_tensor(values).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def enlarge_coordinates(values, factor: int):
+    """Return boxes or keypoints, as a tensor or an array, multiplied by a factor."""
+    return (values.tensor if hasattr(values, "tensor") else values) * factor
+
+
+def enlarge_masks(masks, factor: int):
+    """Return the masks of instances (n, H, W), or mmdet's masks of ground truth, enlarged by a factor."""
+    if hasattr(masks, "height"):
+        return masks.resize((factor * masks.height, factor * masks.width))
+    return repeat_pixels(masks, factor)
 
 
 def format_caption(sample: BaseDataElement, meta: dict) -> str:

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from van_mm.registry import HOOKS
 from van_mm.visualization.class_names import get_trained_meta, use_trained_names
 from van_mm.visualization.drawing import complete_classes, draw_sample, has_ground_truth, predicts_saliency
-from van_mm.visualization.model_inputs import get_input_image
+from van_mm.visualization.model_inputs import enlarge_small_image, get_input_image
 
 
 @HOOKS.register_module()
@@ -51,6 +51,7 @@ class PanelHook(Hook):
                 image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
             else:
                 image = get_input_image(data_batch["inputs"][i], runner.model)
+            image, sample = enlarge_small_image(image, sample)
             truth_flags = (True, False) if has_ground_truth(sample) else (False,)
             drawings = []
             for truth in truth_flags:
