@@ -24,4 +24,4 @@ def test_maps():
     assert np.allclose(maps[1, 1], ratio, rtol=1e-3, atol=1e-5)
     outputs = backbone(images)
     assert torch.equal(outputs[-1], backbone(images)[-1])
-    assert not unit.conv1._forward_hooks
+    assert not unit._forward_pre_hooks

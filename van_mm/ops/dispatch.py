@@ -87,13 +87,13 @@ def can_use_kernels(block: nn.Module, x: Tensor) -> bool:
         return False
     attn, mlp = block.attn, block.mlp
     lka = attn.spatial_gating_unit
+    if not getattr(lka, "is_standard", False):  # a relative of LKA, or an ablation
+        return False
     depthwise_convs = (lka.conv0, lka.conv_spatial, mlp.dwconv.dwconv)
     return (
         all(type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) for conv in get_pointwise_convs(block))
         and all(hasattr(conv, "choose_algorithm") and conv.choose_algorithm(x) == "kernel" for conv in depthwise_convs)
         and all(type(act) is nn.GELU and act.approximate == "none" for act in (attn.activation, mlp.act))
-        and lka.fusion == "mul"
-        and isinstance(lka.gate, nn.Identity)
         and not (mlp.drop.p and mlp.training)
         and num_pixels > 1  # BatchNorm itself rejects a single pixel, which has no variance
         and all(has_local_statistics(norm) for norm in (block.norm1, block.norm2))

@@ -31,10 +31,10 @@ def compute_attention_maps(backbone: VAN, images: Tensor) -> dict[tuple[int, int
     for stage in range(1, backbone.num_stages + 1):
         for number, block in enumerate(getattr(backbone, f"block{stage}"), 1):
 
-            def record(module, inputs, output, key=(stage, number)):
-                maps[key] = output.abs().mean(1).float().cpu().numpy()
+            def record(module, inputs, key=(stage, number)):
+                maps[key] = module.attention(*inputs).abs().mean(1).float().cpu().numpy()
 
-            handles.append(block.attn.spatial_gating_unit.conv1.register_forward_hook(record))
+            handles.append(block.attn.spatial_gating_unit.register_forward_pre_hook(record))
     try:
         backbone(images)
     finally:

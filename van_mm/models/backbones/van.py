@@ -33,9 +33,15 @@ ARCH_SETTINGS = {
     "b5": dict(embed_dims=[96, 192, 480, 768], depths=[3, 3, 24, 3], mlp_ratios=[8, 8, 4, 4]),
     "b6": dict(embed_dims=[96, 192, 384, 768], depths=[6, 6, 90, 6], mlp_ratios=[8, 8, 4, 4]),
 }
+# LSKNet (arXiv 2303.09030, table 2): the widths and depths of b0 and b1 with another attention module.
+ARCH_SETTINGS |= {
+    "lsknet_t": ARCH_SETTINGS["b0"] | dict(lka_cfg=dict(type="LSK")),
+    "lsknet_s": ARCH_SETTINGS["b1"] | dict(lka_cfg=dict(type="LSK")),
+}
 ARCH_ALIASES = {"tiny": "b0", "small": "b1", "base": "b2", "large": "b3"}  # names in the first official release
 
 
+@MODELS.register_module()
 class LKA(nn.Module):
     """Large kernel attention (fig. 3a, equations 1 and 2): ``x * Conv1x1(DW-D-Conv(DW-Conv(x)))``.
 
@@ -88,6 +94,11 @@ class LKA(nn.Module):
                 self.conv1 = nn.Conv2d(channels, channels, 1)
         self.gate = nn.Sigmoid() if sigmoid else nn.Identity()
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether this is equation 2 without changes, which the fused operators compute."""
+        return type(self) is LKA and self.fusion == "mul" and isinstance(self.gate, nn.Identity)
+
     def attention(self, x: Tensor) -> Tensor:
         """Return the attention map (N, C, H, W) of ``x`` (N, C, H, W), equation 1."""
         return self.gate(self.conv1(self.conv_spatial(self.conv0(x))))
@@ -99,6 +110,23 @@ class LKA(nn.Module):
         return x + attn if self.fusion == "add" else attn
 
 
+def build_attention_module(channels: int, type: str | type[nn.Module] = "LKA", **options) -> nn.Module:
+    """Build LKA or one of its relatives, see :mod:`van_mm.models.attention`.
+
+    Args:
+        channels (int): C of the (N, C, H, W) input and output.
+        type (str | type): A class, or its name in a registry. Defaults to 'LKA'.
+        options: The other arguments of the class.
+
+    Raises:
+        ValueError: If there is no class of that name.
+    """
+    module = MODELS.get(type) if isinstance(type, str) else type
+    if module is None:
+        raise ValueError(f"no attention module '{type}' for VAN. Choose LKA, LSKA, LSK, DeformableLKA or MSCA")
+    return module(channels, **options)
+
+
 class Attention(nn.Module):
     """1x1 convolution, activation, LKA and 1x1 convolution with a shortcut around them (fig. 4)."""
 
@@ -106,7 +134,7 @@ class Attention(nn.Module):
         super().__init__()
         self.proj_1 = nn.Conv2d(channels, channels, 1)
         self.activation = build_activation_layer(act_cfg)
-        self.spatial_gating_unit = LKA(channels, **lka_cfg)
+        self.spatial_gating_unit = build_attention_module(channels, **lka_cfg)
         self.proj_2 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,8 +233,8 @@ class VAN(BaseModule):
 
     Args:
         arch (str | dict): ``'b0'`` to ``'b6'``; ``'tiny'``, ``'small'``, ``'base'`` or ``'large'`` (aliases of b0 to
-            b3); or a dict of the lists ``embed_dims``, ``depths`` and ``mlp_ratios``, one entry a stage. Defaults to
-            'b2'.
+            b3); ``'lsknet_t'`` or ``'lsknet_s'``; or a dict of the lists ``embed_dims``, ``depths`` and
+            ``mlp_ratios``, one entry a stage. Defaults to 'b2'.
         in_channels (int): Channels of the input. Defaults to 3.
         out_indices (Sequence[int]): Stages to return, 0 to 3, in this order. Later stages do not run, and their
             parameters get no gradient. Defaults to (0, 1, 2, 3).
@@ -221,9 +249,13 @@ class VAN(BaseModule):
         layer_scale_init_value (float): Initial LayerScale; 0 builds no LayerScale ("w/o LS", table 7). Defaults to
             1e-2.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
-        kernel_size (int): K of LKA (table 6). Defaults to 21.
-        dilation (int): d of LKA (table 6). Defaults to 3.
-        lka_cfg (dict, optional): Further arguments of :class:`LKA`, the ablations of table 3.
+        kernel_size (int, optional): K of LKA (table 6), or of another attention module that has one. Defaults to the
+            module's own, 21 for LKA.
+        dilation (int, optional): d of LKA (table 6), or of another attention module that has one. Defaults to the
+            module's own, 3 for LKA.
+        lka_cfg (dict, optional): Further arguments of the attention module: for :class:`LKA` the ablations of table 3.
+            Its ``type`` names another module of :mod:`van_mm.models.attention`, such as ``'LSKA'``. Defaults to LKA,
+            and to LSK for LSKNet.
         contiguous (bool): Return maps in NCHW memory order, which some operators of heads require, for example mmcv's
             deformable convolution. By default maps are channels-last, which is faster for convolutions. Defaults to
             False.
@@ -253,8 +285,8 @@ class VAN(BaseModule):
         act_cfg: dict | None = None,
         layer_scale_init_value: float = 1e-2,
         with_cp: bool = False,
-        kernel_size: int = 21,
-        dilation: int = 3,
+        kernel_size: int | None = None,
+        dilation: int | None = None,
         lka_cfg: dict | None = None,
         contiguous: bool = False,
         init_cfg: dict | None = None,
@@ -276,7 +308,8 @@ class VAN(BaseModule):
         self.contiguous = contiguous
         norm_cfg = norm_cfg or dict(type="BN")
         act_cfg = act_cfg or dict(type="GELU")
-        lka_cfg = dict(kernel_size=kernel_size, dilation=dilation, **(lka_cfg or {}))
+        lka_cfg = arch.get("lka_cfg", {}) | dict(lka_cfg or {})
+        lka_cfg |= {k: v for k, v in dict(kernel_size=kernel_size, dilation=dilation).items() if v is not None}
 
         blocks = sum(self.depths)
         drop_path_rates = [drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)]
@@ -360,6 +393,9 @@ class VAN(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if module is not self and hasattr(module, "init_weights"):
+                module.init_weights()
         self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -405,7 +441,7 @@ def get_arch_settings(arch: str | dict) -> dict:
         arch (str | dict): A name, in lower or upper case, or a dict of the three lists.
 
     Returns:
-        dict: The three lists, one entry a stage.
+        dict: The three lists, one entry a stage, and for LSKNet the default ``lka_cfg``.
 
     Raises:
         ValueError: If the name is unknown, or the dict lacks an entry or has lists of unequal lengths.
