@@ -9,8 +9,10 @@ from torch import nn
 from van_mm.models.backbones.van import ARCH_SETTINGS, VAN
 from van_mm.utils.errors import UserError
 
-VAN_ARCHS = tuple(ARCH_SETTINGS)
+VAN_ARCHS = tuple(arch for arch, settings in ARCH_SETTINGS.items() if "lka_cfg" not in settings)
 COMPARED_BACKBONES = {
+    "lsknet_t": dict(type="van_mm.VAN", arch="lsknet_t"),
+    "lsknet_s": dict(type="van_mm.VAN", arch="lsknet_s"),
     "swin-t": dict(type="mmpretrain.SwinTransformer", arch="tiny"),
     "swin-s": dict(type="mmpretrain.SwinTransformer", arch="small"),
     "swin-b": dict(type="mmpretrain.SwinTransformer", arch="base"),

@@ -22,7 +22,7 @@ from van_mm.apis.backbone_swap_rules import (
 )
 from van_mm.apis.build import build_trial_model, get_image_size, run_dummy_forward
 from van_mm.apis.configs import get_config
-from van_mm.models.backbones.van import ARCH_ALIASES, VAN, get_arch_settings
+from van_mm.models.backbones.van import ARCH_ALIASES, VAN, format_arch, get_arch_settings
 from van_mm.utils.codebases import CODEBASES
 from van_mm.utils.config_walk import iter_dicts, to_pair
 from van_mm.utils.errors import UserError
@@ -52,7 +52,8 @@ def swap_backbone(cfg: Config, arch: str) -> list[str]:
 
     Args:
         cfg (Config): Config of an experiment in one of the four codebases, with one image backbone.
-        arch (str): Size of the VAN, ``'b0'`` to ``'b6'``, or one of its other names, such as ``'tiny'``.
+        arch (str): Size of the VAN, ``'b0'`` to ``'b6'``, one of its other names, such as ``'tiny'``, or
+            ``'lsknet_t'`` or ``'lsknet_s'``.
 
     Returns:
         list[str]: The changes, one line each. The list is empty if the backbone was this VAN already.
@@ -104,11 +105,15 @@ def replace_backbone(cfg: Config, arch: str) -> list[str]:
     path, part = find_backbone_parent(cfg.model)
     old_backbone = part.backbone
     if is_van(old_backbone, cfg.default_scope):
-        if old_backbone.arch == arch:
+        attention = get_arch_settings(arch).get("lka_cfg", {}).get("type", "LKA")
+        is_same = old_backbone.get("lka_cfg", {}).get("type", attention) == attention
+        if old_backbone.arch == arch and is_same:
             return []
         indices = tuple(old_backbone.get("out_indices", range(4)))
         old = [get_arch_settings(old_backbone.arch)["embed_dims"][index] for index in indices]
         backbone, changes = ConfigDict(copy.deepcopy(old_backbone), arch=arch), []
+        if not is_same:  # weights of the new backbone are not of this attention module
+            del backbone["lka_cfg"]
     else:
         levels = probe_levels(old_backbone, to_pair(old_backbone.get("img_size")) or get_image_size(cfg))
         old, indices = [channels for channels, _ in levels], match_stages([stride for _, stride in levels])
@@ -120,7 +125,7 @@ def replace_backbone(cfg: Config, arch: str) -> list[str]:
             changes.append("find_unused_parameters: True, because VAN's last stage is not used")
     new = [widths[index] for index in indices]
 
-    changes.insert(0, f"{path}.backbone: {old_backbone.type} -> VAN-{arch.upper()}, out_indices={indices}")
+    changes.insert(0, f"{path}.backbone: {old_backbone.type} -> {format_arch(arch)}, out_indices={indices}")
     changes += use_van_weights(cfg, path, part, backbone, f"{arch}_in1k")
     dropped = sorted(set(old_backbone) - set(backbone) - {"init_cfg", "type", "depth"})
     if dropped:

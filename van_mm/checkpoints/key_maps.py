@@ -1,14 +1,15 @@
 """Names of VAN's parameters in every published layout, and how to translate them.
 
-The layouts are the authors' release ("official", which this package uses too), mmpretrain's, Hugging Face's, and
-checkpoints of whole models, with or without the prefixes of wrappers. :func:`split_state_dict` reads any of them,
-:func:`to_layout` writes one. :func:`rename_backbone_keys` and :func:`rename_model_keys` are pre-hooks of
-``load_state_dict``; through them mmengine's own loading accepts every layout.
+The layouts are the authors' release ("official", which this package uses too), mmpretrain's, Hugging Face's, those of
+LSKNet's and LSKA's releases, and checkpoints of whole models, with or without the prefixes of wrappers.
+:func:`split_state_dict` reads any of them, :func:`to_layout` writes one. :func:`rename_backbone_keys` and
+:func:`rename_model_keys` are pre-hooks of ``load_state_dict``; through them mmengine's own loading accepts every layout.
 """
 
 import logging
 import math
 import re
+from collections.abc import Iterable
 
 from mmengine.logging import print_log
 from torch import Tensor
@@ -24,6 +25,8 @@ MMPRETRAIN_TO_OFFICIAL = [
     (r"^(patch_embed\d)\.projection\.", r"\1.proj."),
     (r"\.DW_conv\.", ".conv0."),
     (r"\.DW_D_conv\.", ".conv_spatial."),
+    (r"\.DW_conv_([hv])\.", r".conv0\1."),  # LSKA's detectors and segmentors
+    (r"\.DW_D_conv_([hv])\.", r".conv_spatial_\1."),
     (r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1"),
 ]
 HUGGINGFACE_TO_OFFICIAL = [
@@ -45,6 +48,8 @@ HUGGINGFACE_TO_OFFICIAL = [
     (r"\.mlp\.depth_wise\.", ".mlp.dwconv.dwconv."),
     (r"\.mlp\.out_dense\.", ".mlp.fc2."),
 ]
+# A parameter that only this attention module has. LKA has none.
+ATTENTION_KEYS = {"LSKA": ".conv0h.", "LSK": ".conv_squeeze.", "DeformableLKA": ".offset_net.", "MSCA": ".conv0_1."}
 BACKBONE_KEY = re.compile(r"^(?:patch_embed|block|norm)\d+\.")
 HEAD_KEY = re.compile(r"^(?:head|head\.fc|classifier)\.(weight|bias)$")  # official, MMLab, Hugging Face
 UNUSED_KEY = re.compile(r"^(?:van\.)?layernorm\.")  # a norm of Hugging Face's VanModel that is never called
@@ -63,6 +68,12 @@ def to_official_key(key: str) -> str:
     for pattern, name in HUGGINGFACE_TO_OFFICIAL + MMPRETRAIN_TO_OFFICIAL:
         key = re.sub(pattern, name, key)
     return HEAD_KEY.sub(r"head.fc.\1", key)
+
+
+def guess_attention(keys: Iterable[str]) -> str:
+    """Return the name of the attention module, such as ``'LSKA'``, to which official names of a backbone belong."""
+    keys = list(keys)
+    return next((name for name, part in ATTENTION_KEYS.items() if any(part in key for key in keys)), "LKA")
 
 
 def split_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -240,7 +251,15 @@ def to_layout(backbone: dict[str, Tensor], rest: dict[str, Tensor], layout: str)
         backbone (dict): The backbone under official names, from :func:`split_state_dict`.
         rest (dict): The other weights. All layouts but ``'van_mm'`` keep only the classifier, ``head.fc``.
         layout (str): ``'van_mm'``, ``'official'``, ``'mmpretrain'`` or ``'huggingface'``.
+
+    Raises:
+        WeightsError: If the layout is that of an implementation which lacks the backbone's attention module.
     """
+    attention = guess_attention(backbone)
+    if attention != "LKA" and layout in ("mmpretrain", "huggingface"):
+        raise WeightsError(
+            f"these weights are of {attention}, which {layout} lacks. Choose the layout van_mm or official"
+        )
     head = {key: value for key, value in rest.items() if key.startswith("head.fc.")}
     if layout == "official":
         return backbone | {key.replace("head.fc", "head"): value for key, value in head.items()}

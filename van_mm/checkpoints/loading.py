@@ -22,10 +22,11 @@ from van_mm.checkpoints.key_maps import (
     find_nonfinite_buffers,
     format_keys,
     get_state_dict,
+    guess_attention,
     rename_model_keys,
     split_state_dict,
 )
-from van_mm.models.backbones.van import ARCH_SETTINGS, VAN
+from van_mm.models.backbones.van import ARCH_SETTINGS, VAN, format_arch
 from van_mm.utils.errors import UserError, WeightsError
 
 
@@ -48,9 +49,24 @@ def guess_arch(backbone: dict[str, Tensor]) -> str | None:
     Args:
         backbone (dict): State dict of a backbone under official names.
     """
+    matches = match_archs(backbone)
+    attention = guess_attention(backbone)
+    return next((n for n in matches if ARCH_SETTINGS[n].get("lka_cfg", {"type": "LKA"})["type"] == attention), None)
+
+
+def match_archs(backbone: dict[str, Tensor]) -> list[str]:
+    """Return the sizes with the widths and depths of a state dict, whatever their attention module is."""
     depths = [len({k.split(".")[1] for k in backbone if k.startswith(f"block{i}.")}) for i in range(1, 5)]
     widths = [len(backbone.get(f"norm{i}.weight", ())) for i in range(1, 5)]
-    return next((n for n, a in ARCH_SETTINGS.items() if a["embed_dims"] == widths and a["depths"] == depths), None)
+    return [n for n, a in ARCH_SETTINGS.items() if a["embed_dims"] == widths and a["depths"] == depths]
+
+
+def describe_backbone(backbone: dict[str, Tensor]) -> str | None:
+    """Return what a state dict is of, such as ``'VAN-B0'``, ``'LSKNet-T'`` or ``'VAN-B0 with LSKA'``, or None."""
+    if arch := guess_arch(backbone):
+        return format_arch(arch)
+    matches = match_archs(backbone)
+    return f"{format_arch(matches[0])} with {guess_attention(backbone)}" if matches else None
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -83,9 +99,9 @@ def translate_state_dict(model: nn.Module, checkpoint: dict) -> dict[str, Tensor
     own = van.state_dict()
     problems = find_mismatches(own, backbone)
     if problems:
-        theirs, ours = guess_arch(backbone), guess_arch(own)
-        cause = f"these are VAN-{theirs.upper()} weights, the model is " if theirs and theirs != ours else ""
-        cause += (f"VAN-{ours.upper()}" if ours else "a VAN of its own widths and depths") if cause else ""
+        theirs, ours = describe_backbone(backbone), describe_backbone(own)
+        cause = f"these are {theirs} weights, the model is " if theirs and theirs != ours else ""
+        cause += (ours or "a VAN of its own widths and depths") if cause else ""
         raise WeightsError(
             "; ".join([cause] * bool(cause) + [f"of {len(own)} keys of the backbone, {problems[0]}"] + problems[1:])
         )
@@ -277,6 +293,6 @@ def match_complete_state_dict(model: nn.Module, checkpoint: dict, source: str) -
     problems = find_mismatches(own, weights)
     if problems:
         size = None if is_van else guess_arch(split_state_dict(weights)[0])
-        hint = f". It has a VAN-{size.upper()}: add --backbone {size}" if size else ""
+        hint = f". It has {format_arch(size)}: add --backbone {size}" if size else ""
         raise UserError(f"{source} is not of this config's model: of {len(own)} keys, {'; '.join(problems)}{hint}")
     return weights

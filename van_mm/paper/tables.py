@@ -14,6 +14,7 @@ from van_mm.analysis.complexity import count_complexity
 from van_mm.apis.backbone_swap import swap_backbone
 from van_mm.apis.build import get_image_size
 from van_mm.apis.configs import get_experiment_config, get_run_name
+from van_mm.models.backbones.van import format_arch
 
 CONFIG_GROUPS = {"mmpretrain": "cls", "mmdet": "det", "mmseg": "seg", "mmpose": "pose"}
 PAPER_INPUT_SIZES = {"mmdet": (800, 1280), "mmseg": (512, 512)}  # height and width for the FLOPs of tables 11 and 12
@@ -172,7 +173,7 @@ def make_config_table(configs: Sequence[str], backbone: str | None, size: tuple[
         row = dict(row=config, config=config, input=size or PAPER_INPUT_SIZES.get(scope) or get_image_size(cfg))
         rows.append(row)
         if backbone and get_swapped_config(config, backbone)[1]:
-            rows.append(dict(row, row=f"{config}, VAN-{backbone.upper()}", backbone=backbone))
+            rows.append(dict(row, row=f"{config}, {format_arch(backbone)}", backbone=backbone))
         for table in load_paper()["tables"].values():
             if table.get("group") == CONFIG_GROUPS[scope]:
                 keys = [key for key, _ in metrics.values()]

@@ -434,6 +434,11 @@ class VAN(BaseModule):
         return self
 
 
+def format_arch(arch: str) -> str:
+    """Return the printed name of a size, such as ``'VAN-B0'`` or ``'LSKNet-T'``."""
+    return f"LSKNet-{arch[-1].upper()}" if arch.startswith("lsknet_") else f"VAN-{arch.upper()}"
+
+
 def get_arch_settings(arch: str | dict) -> dict:
     """Return the ``embed_dims``, ``depths`` and ``mlp_ratios`` of a VAN size (table 5).
 
