@@ -36,14 +36,14 @@ def main(args: argparse.Namespace) -> None:
     from van_mm.apis.assembly import build_datasets, build_runner, wrap_first_step_errors
     from van_mm.apis.command_line import keep_tracebacks
     from van_mm.apis.run_config import prepare_data
-    from van_mm.checkpoints.io import read_checkpoint
+    from van_mm.checkpoints.io import read_ahead
     from van_mm.checkpoints.loading import match_complete_state_dict
     from van_mm.utils.errors import UserError
     from van_mm.visualization.class_names import get_trained_meta, use_trained_names
 
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = read_ahead(args.checkpoint)
 
     # The config, as the flags change it.
     cfg = load_config(args)

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
     )
     from van_mm.apis.command_line import keep_tracebacks
     from van_mm.apis.run_config import prepare_data
-    from van_mm.checkpoints.io import read_checkpoint
+    from van_mm.checkpoints.io import read_ahead
     from van_mm.checkpoints.loading import check_related_weights, match_complete_state_dict
     from van_mm.utils.errors import UserError
 
@@ -70,12 +70,13 @@ def main(args: argparse.Namespace) -> None:
     # Everything that can be wrong is checked before the training starts.
     prepare_data(cfg, ("train",) if args.no_validate else ("train", "val"), args.demo)
     check_pretrained_weights(cfg)
-    checkpoint = read_checkpoint(resume_from) if resume_from else None
-    if checkpoint:
+    if resume_from:
+        checkpoint = read_ahead(resume_from)
         resume(cfg, resume_from, checkpoint)
     runner = build_runner(cfg)
-    if checkpoint:
+    if resume_from:
         match_complete_state_dict(runner.model, checkpoint, resume_from)
+        del checkpoint  # the runner frees it
     elif cfg.get("load_from"):
         check_related_weights(runner.model, cfg.load_from)
     build_datasets(runner, ("train", "val"), args.max_bad_data)

@@ -68,10 +68,10 @@ class Noise(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         draw = random.random() + np.random.random() + torch.rand(())
-        return dict(inputs=index + draw * torch.ones(8, 4))
+        return dict(inputs=torch.tensor([index, draw, 1, draw * draw]).repeat(8, 1))
 
 
-def noisy_runner(by_epoch, work_dir, name, length, resume=None):
+def noisy_runner(by_epoch, work_dir, name, length, resume=None, hooks=(), **loader_options):
     """Build a runner with dropout on :class:`Noise`. It validates after each epoch, or after each 6 iterations."""
     torch.manual_seed(0)
     net = Net()
@@ -88,16 +88,16 @@ def noisy_runner(by_epoch, work_dir, name, length, resume=None):
     return Runner(
         net,
         str(work_dir),
-        train_dataloader=loader,
+        train_dataloader=loader | loader_options,
         val_dataloader=dict(loader, sampler=dict(type="DefaultSampler", shuffle=False)),
         val_evaluator=Nothing(),
         val_cfg=dict(),
         train_cfg=loop,
         optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.1)),
         param_scheduler=dict(type="LinearLR", start_factor=0.1, end=20, by_epoch=False),
-        custom_hooks=[dict(type="van_mm.ExactResumeHook"), dict(type="EMAHook")],
+        custom_hooks=[dict(type="van_mm.ExactResumeHook"), dict(type="EMAHook"), *hooks],
         default_hooks=dict(
-            checkpoint=dict(type="CheckpointHook", by_epoch=by_epoch, interval=1 if by_epoch else 4),
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2),
             sampler_seed=dict(type="DistSamplerSeedHook"),
         ),
         randomness=dict(seed=5),

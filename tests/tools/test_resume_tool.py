@@ -77,3 +77,18 @@ def test_metrics_as_json(monkeypatch):
     assert json.loads(json.dumps({key: to_plain(value) for key, value in metrics.items()})) == dict(
         a=1.0, b=[0.5, 2.0], c=[[1.0, 2.0]], d=dict(e=0.5), f="road", g=None
     )
+
+
+def test_checkpoint_is_read_once(train, monkeypatch, tmp_path):
+    """The weights are read once. The checkpoint is chosen by its meta data, which a memory map gives."""
+    train("cls/van_b0_in1k", 1, "--no-validate")
+    reads, load = [], torch.load
+
+    def count(path, *args, **kwargs):
+        if str(path).endswith("iter_1.pth") and not kwargs.get("mmap"):
+            reads.append(path)
+        return load(path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", count)
+    assert "resumed epoch: 0, iter: 1" in train("cls/van_b0_in1k", 2, "--no-validate", "--resume")
+    assert len(reads) == 1

@@ -12,6 +12,7 @@ from van_mm.datasets.bad_samples import skip_bad_samples
 from van_mm.datasets.checks.run import check_run, wrap_dataset_errors
 from van_mm.engine.distributed.processes import rank_zero_first
 from van_mm.engine.hooks.preemption_hook import StopHook, protect_workers
+from van_mm.engine.runner.resumable_loader import make_resumable
 from van_mm.utils.config_walk import iter_dicts
 from van_mm.utils.errors import RunStopped, UserError, locate_error, wrap_build_errors
 
@@ -100,6 +101,8 @@ def build_datasets(runner, splits: tuple[str, ...], max_bad_data: float = 0.0) -
         if isinstance(getattr(runner, name), dict):
             with wrap_dataset_errors(split, getattr(runner, name).dataset):
                 loader = runner.build_dataloader(getattr(runner, name), **order)
+            if split == "train":
+                make_resumable(loader, runner.seed)
             protect_workers(loader)
             datasets[split] = loader.dataset
             setattr(runner, name, loader)

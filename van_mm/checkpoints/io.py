@@ -31,6 +31,7 @@ MODEL_ZOO_PREFIX = "van_mm://"
 # code in them runs.
 TRUST_VARIABLE = "VAN_MM_RUN_CODE_IN_CHECKPOINTS"
 CHECKPOINT_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
+_read_ahead = {}  # checkpoints by their source, from read_ahead until a runner loads them
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
 
@@ -279,9 +280,15 @@ def read_checkpoint(source: str | Path, map_location="cpu") -> dict:
     )
 
 
+def read_ahead(source: str | Path) -> dict:
+    """Read a checkpoint that a runner loads next, and keep it for the runner, so that it is read only once."""
+    _read_ahead[str(source)] = checkpoint = read_checkpoint(source)
+    return checkpoint
+
+
 def read_for_mmengine(filename, map_location=None, **kwargs):
-    """Call :func:`read_checkpoint` with the signature of mmengine's checkpoint loaders."""
-    return read_checkpoint(filename, map_location)
+    """Call :func:`read_checkpoint` with the signature of mmengine's checkpoint loaders, unless it was read ahead."""
+    return _read_ahead.pop(str(filename), None) or read_checkpoint(filename, map_location)
 
 
 # The readers are replaced for the whole process, because mmengine's own readers run the code in a checkpoint. The

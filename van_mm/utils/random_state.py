@@ -1,4 +1,4 @@
-"""Save and restore the states of all random generators."""
+"""Seed all random generators, and save and restore their states."""
 
 import random
 from collections.abc import Iterator
@@ -38,6 +38,20 @@ def set_random_state(state: dict) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([device_state.cpu() for device_state in state["cuda"]])
+
+
+def seed_generators(purpose: str, *key: int, device: bool = False) -> None:
+    """Seed the generators of Python, NumPy and PyTorch by a purpose and the numbers of a place.
+
+    Args:
+        purpose (str): Word that separates the random numbers of different parts of a run.
+        key (int): Numbers that are not negative. Other numbers give independent random numbers.
+        device (bool): Seed the generators of GPUs too. Defaults to False.
+    """
+    seeds = np.random.SeedSequence([*purpose.encode(), *key]).generate_state(3, np.uint64).tolist()
+    random.seed(seeds[0])
+    np.random.seed(seeds[1] >> 32)
+    (torch.manual_seed if device else torch.default_generator.manual_seed)(seeds[2])
 
 
 @contextmanager

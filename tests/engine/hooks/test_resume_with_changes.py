@@ -26,6 +26,9 @@ class Images(Noise):
     def __len__(self):
         return self.number
 
+    def __getitem__(self, index):
+        return dict(super().__getitem__(index), index=index)
+
 
 class CountingEvaluator(Evaluator):
     """An evaluator without metrics that counts its evaluations."""
@@ -47,11 +50,13 @@ class Recorder(ExactResumeHook):
 
     def __init__(self):
         super().__init__()
-        self.rates, self.batches = [], []
+        self.rates, self.batches, self.indices = [], [], []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
+        super().before_train_iter(runner, batch_idx, data_batch)
         self.rates.append(runner.optim_wrapper.get_lr()["lr"][0])
         self.batches.append(len(data_batch["inputs"]) // 8)
+        self.indices.append(data_batch["indices"])
 
 
 def run(work_dir, length, *, by_epoch=True, schedule=(), batch_size=2, images=6, resume=None, lr=0.1, val=False):
@@ -65,7 +70,9 @@ def run(work_dir, length, *, by_epoch=True, schedule=(), batch_size=2, images=6,
         dataset=Images(images),
         sampler=dict(type="DefaultSampler" if by_epoch else "InfiniteSampler", shuffle=True),
         batch_size=batch_size,
-        collate_fn=lambda samples: dict(inputs=torch.cat([sample["inputs"] for sample in samples])),
+        collate_fn=lambda samples: dict(
+            inputs=torch.cat([sample["inputs"] for sample in samples]), indices=[sample["index"] for sample in samples]
+        ),
     )
     validation = dict(loader, sampler=dict(type="DefaultSampler", shuffle=False))
     runner = Runner(
@@ -169,9 +176,22 @@ def test_another_loader_length(checkpoint, changes, length, batches, tmp_path, w
 
 
 def test_another_batch_size_by_iteration(tmp_path, warnings):
+    """The run continues after as many samples as before, also from a checkpoint of such a run."""
+    _, expected, _ = run(tmp_path / "a", 12, by_epoch=False)
+    _, hook, _ = run(tmp_path / "b", 8, by_epoch=False, batch_size=1, resume=tmp_path / "a/iter_4.pth")
+    assert (
+        hook.indices == [[index] for index in sum(expected.indices[4:6], [])]
+        and "after the first 8 samples" in warnings()
+    )
+    assert "samples_per_step 2, now 1" in warnings()
+    _, hook, _ = run(tmp_path / "c", 10, by_epoch=False, resume=tmp_path / "b/iter_8.pth")
+    assert hook.indices == expected.indices[6:8] and "after the first 12 samples" in warnings()
+
+
+def test_another_data_set_by_iteration(tmp_path, warnings):
     run(tmp_path / "a", 4, by_epoch=False)
-    _, hook, _ = run(tmp_path / "b", 6, by_epoch=False, batch_size=3, resume=tmp_path / "a/iter_4.pth")
-    assert hook.batches == [3, 3] and "their order starts anew" in warnings()
+    _, hook, _ = run(tmp_path / "b", 6, by_epoch=False, images=40, resume=tmp_path / "a/iter_4.pth")
+    assert len(hook.indices) == 2 and "dataset_length 6, now 40" in warnings()
 
 
 def test_checkpoints_of_mmengine(tmp_path):
@@ -181,13 +201,12 @@ def test_checkpoints_of_mmengine(tmp_path):
     for name in ("epoch_2.pth", "iter_4.pth"):
         file = tmp_path / "a" / name
         content = torch.load(file, weights_only=False)
-        for key in ("loader_length", "random_state", "epoch_random_state"):
-            del content[key]
+        del content["loader_length"]
         torch.save(content, file)
     for name, changes, batches in [
         ("epoch_2.pth", dict(batch_size=1), [1] * 6),
         ("iter_4.pth", dict(batch_size=3), [3] * 4),
-        ("iter_4.pth", {}, [2] * 6),  # without random states, the epoch starts anew
+        ("iter_4.pth", {}, [2] * 5),
     ]:
         _, hook, _ = run(tmp_path / "b", 3, resume=tmp_path / "a" / name, **changes)
         assert hook.batches == batches, (name, changes)

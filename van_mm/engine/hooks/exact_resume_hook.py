@@ -1,54 +1,22 @@
 """Resume a run with the random states and the next batch of the uninterrupted run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import DataLoader
 
+from van_mm.engine.runner.resumable_loader import ResumableLoader, make_resumable
 from van_mm.engine.runner.resumed_schedule import fast_forward, find_lr_changes, find_schedule_changes
 from van_mm.registry import HOOKS
-from van_mm.utils.random_state import get_random_state, set_random_state
+from van_mm.utils.random_state import seed_generators
 
 
-class SkipSeenBatches:
-    """A loader that discards the batches consumed before the checkpoint.
+class DiscardedBatches:
+    """An iterator over the data that starts with None for each batch that mmengine's loop discards.
 
-    Args:
-        loader (Iterable): The data loader, or an iterator over it. All other attributes are read from it.
-        num_seen (int): Number of batches to discard.
-        on_skipped (Callable): Called once all of them are discarded.
-    """
-
-    def __init__(self, loader, num_seen: int, on_skipped: Callable[[], None]) -> None:
-        self.loader, self.num_seen, self.on_skipped = loader, num_seen, on_skipped
-
-    def __getattr__(self, name: str):
-        return getattr(self.loader, name)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator:
-        batches = iter(self.loader)
-        for _ in range(self.num_seen):
-            next(batches)
-        self.on_skipped()
-        yield from batches
-
-    def __next__(self):
-        """Return the next batch. mmengine's iteration-based loop discards the seen batches itself."""
-        batch = next(self.loader)
-        self.num_seen -= 1
-        if self.num_seen == 0:
-            self.on_skipped()
-        return batch
-
-
-class SkipNothing:
-    """An iterator that reads no data for batches that are discarded.
-
-    mmengine's iteration-based loop discards as many batches as the run has had iterations. Their place in the data is
-    unknown if the data loader has changed, and of no use if the run is finished.
+    The loop discards as many batches as the run has had iterations. The data loader has skipped them already.
 
     Args:
         batches (Iterator): Iterator over the data. All other attributes are read from it.
@@ -74,69 +42,95 @@ class SkipNothing:
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Resume a run with the random states and the next batch of the uninterrupted run.
+    """Resume a run with the random numbers and the next batch of the uninterrupted run.
 
-    - Before a checkpoint is saved, the hook adds the random state of the process, now and at the start of the epoch.
-    - When a resumed run starts to train, it discards the batches of the current epoch that were consumed before the
-      checkpoint, and then restores the random state. mmengine restores the model, its averages, the optimizer, the
-      schedulers, the loss scaler and the order of the sampler.
-    - After each validation, it restores the random state from before, because a resumed run does not repeat the
-      validation.
-    - If the data loader has another length than that of the checkpoint, because of another batch size, data set or
-      number of processes, the current epoch starts from its first batch. If the config has another schedule than the
-      checkpoint, the run follows the config's. Both are logged.
+    - The random generators are seeded by the run's seed, the iteration and the rank before each step, and by the place
+      of a sample in the training before it is loaded. A resumed run therefore has nothing to restore and nothing to
+      replay. mmengine restores the model, its averages, the optimizer, the schedulers and the loss scaler.
+    - The sampler skips the samples from before the checkpoint. Their data is not read.
+    - If an epoch has another number of batches than before the checkpoint, because of another batch size, data set or
+      number of processes, the current epoch starts from its first batch. An iteration-based run continues after as many
+      samples. If the config has another schedule than the checkpoint, the run follows the config's. All are logged.
     - A run that had all its iterations before the checkpoint is evaluated, because its last validation may be missing.
 
-    The weights of a resumed run equal those of the uninterrupted run bit by bit on one process on the CPU. This does
-    not hold for epoch-based runs with persistent workers, because the random states of the workers carry over from
-    epoch to epoch and are not saved. It is not guaranteed on GPUs or for several processes: rank 0 writes the
-    checkpoint, and every rank resumes with the random state of rank 0.
+    The weights of a resumed run equal those of the uninterrupted run bit by bit on the CPU, with one or two processes
+    and any number of workers. This does not hold for transforms that keep a state, such as a cache of earlier images
+    or a random generator of their own, nor for a checkpoint between two steps of accumulated gradients, which a
+    checkpoint does not contain. It is not guaranteed on GPUs, nor for more processes, whose gradients may be added in
+    another order.
     """
 
     def __init__(self) -> None:
-        self.resumed_states = self.epoch_state = self.full_loader = None
-        self.is_resumed = self.keeps_position = False
+        self.is_resumed = self.is_finished = False
+        self.keeps_position = True
+        self.num_ahead = 0  # batches that an iteration-based run has skipped beyond its number of iterations
+
+    def before_run(self, runner) -> None:
+        """Make the data loader resumable, which tools/train.py has done before the loop starts to read data."""
+        loop = runner._train_loop
+        loader = getattr(loop, "dataloader", None)
+        if not isinstance(loader, DataLoader) or isinstance(loader, ResumableLoader):
+            return
+        make_resumable(loader, runner.seed)
+        if isinstance(loop, IterBasedTrainLoop):
+            if isinstance(loader.sampler, InfiniteSampler):  # its order goes on where an earlier iterator has stopped
+                loader.sampler.indices = loader.sampler._indices_of_rank()
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        seed_generators("step", runner.seed, runner.iter, runner.rank, device=True)
 
     def before_val(self, runner) -> None:
-        self.state_before_val = get_random_state()
-
-    def after_val(self, runner) -> None:
-        set_random_state(self.state_before_val)
+        seed_generators("validation", runner.seed, runner.iter, runner.rank, device=True)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        state = get_random_state()
-        checkpoint["random_state"] = state
-        checkpoint["epoch_random_state"] = state if self.epoch_state is None else self.epoch_state
-        checkpoint["loader_length"] = len(runner.train_dataloader)
+        loop = runner.train_loop
+        checkpoint["loader_length"] = len(loop.dataloader)
+        if isinstance(loop, IterBasedTrainLoop) and isinstance(loop.dataloader, ResumableLoader):
+            size = loop.dataloader.samples_per_step
+            num_samples = (checkpoint["meta"]["iter"] + self.num_ahead) * size
+            checkpoint["data_position"] = dict(
+                samples=num_samples, samples_per_step=size, dataset_length=len(loop.dataloader.dataset)
+            )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if not runner._resume:
             return
         self.is_resumed = True
-        if "random_state" in checkpoint:
-            state = checkpoint["random_state"]
-            self.resumed_states = state, checkpoint.get("epoch_random_state", state)
-        self.keep_position(runner, checkpoint)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self.keep_position(runner, checkpoint)
+        elif isinstance(getattr(runner.train_loop, "dataloader", None), ResumableLoader):
+            self.find_position(runner, checkpoint)
         self.keep_schedule(runner, checkpoint)
 
     def keep_position(self, runner, checkpoint: dict) -> None:
         """Set the iteration of a checkpoint to the start of its epoch, if its place among the batches is unknown."""
-        loop, meta = runner.train_loop, checkpoint["meta"]
-        length, saved_length = len(loop.dataloader), get_loader_length(checkpoint)
-        self.keeps_position = saved_length in (None, length)
-        by_epoch = isinstance(loop, EpochBasedTrainLoop)
-        if by_epoch:
-            num_seen = meta["iter"] - meta["epoch"] * length
-            self.keeps_position = self.keeps_position and 0 <= num_seen <= length
+        length, saved_length = len(runner.train_loop.dataloader), get_loader_length(checkpoint)
+        meta = checkpoint["meta"]
+        num_seen = meta["iter"] - meta["epoch"] * length
+        self.keeps_position = saved_length in (None, length) and 0 <= num_seen <= length
         if self.keeps_position:
             return
-        if by_epoch:
-            meta["iter"] = meta["epoch"] * length
-        place = f"epoch {meta['epoch'] + 1} starts from its first batch" if by_epoch else "their order starts anew"
+        meta["iter"] = meta["epoch"] * length
         runner.logger.warning(
             f"resume: the data loader has {length} batches per epoch, and {saved_length or 'another number'} before "
-            f"the checkpoint (another batch size, number of processes or data set), so {place}"
+            "the checkpoint (another batch size, number of processes or data set), so epoch "
+            f"{meta['epoch'] + 1} starts from its first batch"
         )
+
+    def find_position(self, runner, checkpoint: dict) -> None:
+        """Find the batch at which an iteration-based run continues. Steps with other batches give as many samples."""
+        loader, num_iters = runner.train_loop.dataloader, checkpoint["meta"]["iter"]
+        now = dict(samples_per_step=loader.samples_per_step, dataset_length=len(loader.dataset))
+        saved = checkpoint.get("data_position") or dict(now, samples=num_iters * now["samples_per_step"])
+        num_seen = saved["samples"] // now["samples_per_step"]
+        self.num_ahead = num_seen - num_iters
+        changes = [f"{key} {saved[key]}, now {value}" for key, value in now.items() if saved[key] != value]
+        if changes:
+            runner.logger.warning(
+                f"resume: the data has changed ({'; '.join(changes)}). The run continues after the first "
+                f"{num_seen * now['samples_per_step']} samples in its order"
+            )
 
     def keep_schedule(self, runner, checkpoint: dict) -> None:
         """Replace the schedule of a checkpoint by the config's, if they differ, and say so."""
@@ -182,33 +176,19 @@ class ExactResumeHook(Hook):
             runner.val_loop.run()
 
     def before_train_epoch(self, runner) -> None:
-        loop, self.full_loader = runner.train_loop, None
-        by_epoch = isinstance(loop, EpochBasedTrainLoop)
-        if self.is_resumed and not by_epoch and (self.is_finished or not self.keeps_position):
-            loop.dataloader_iterator = SkipNothing(loop.dataloader_iterator, loop.iter)
-            if self.resumed_states is not None:
-                set_random_state(self.resumed_states[0])
-                self.resumed_states = None
-        if self.resumed_states is not None:
-            (state, epoch_state), self.resumed_states = self.resumed_states, None
-
-            def restore() -> None:
-                set_random_state(state)
-
-            if not by_epoch:
-                if loop.iter:  # the loop discards this many batches after this hook
-                    loop.dataloader_iterator = SkipSeenBatches(loop.dataloader_iterator, loop.iter, restore)
-            elif num_seen := loop.iter - loop.epoch * len(loop.dataloader):
-                set_random_state(epoch_state)  # the workers draw their seeds from it
-                self.full_loader = loop.dataloader
-                loop.dataloader = SkipSeenBatches(self.full_loader, num_seen, restore)
-            else:
-                restore()
-        self.epoch_state = get_random_state()
-
-    def after_train_epoch(self, runner) -> None:
-        if self.full_loader is not None:
-            runner.train_loop.dataloader = self.full_loader
+        loop = runner.train_loop
+        loader = loop.dataloader
+        if not isinstance(loader, ResumableLoader):
+            return  # mmengine's loops then read what they skip
+        loader.batches.iteration = loop.iter
+        if isinstance(loop, EpochBasedTrainLoop):
+            if self.is_resumed:
+                loader.batches.skip(loop.iter - loop.epoch * len(loader))
+        elif loop.iter:
+            if not self.is_finished:
+                loop.dataloader_iterator._epoch = loader.batches.skip(loop.iter + self.num_ahead)
+            loop.dataloader_iterator = DiscardedBatches(loop.dataloader_iterator, loop.iter)
+        self.is_resumed = False
 
 
 def get_loader_length(checkpoint: dict) -> int | None:
