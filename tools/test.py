@@ -22,6 +22,7 @@ def parse_args() -> argparse.Namespace:
         "write the predicted label maps or saliency maps as PNG",
     )
     parser.add_argument("--show-dir", metavar="DIR", help="save a figure of image, ground truth and prediction")
+    parser.add_argument("--show-num", type=int, metavar="N", help="save N evenly spaced figures (default: all)")
     parser.add_argument(
         "--fold", action="store_true", help="fold BatchNorm and LayerScale into the convolutions, which is faster"
     )
@@ -41,6 +42,8 @@ def main(args: argparse.Namespace) -> None:
     from van_mm.utils.errors import UserError
     from van_mm.visualization.class_names import get_trained_meta, use_trained_names
 
+    if args.show_num is not None and (args.show_num < 1 or not args.show_dir):
+        raise UserError(f"--show-num {args.show_num}: it is the number of figures, at least 1, in --show-dir")
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     checkpoint = read_ahead(args.checkpoint)
@@ -60,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
     if args.fold:
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="van_mm.FoldHook")]
     if args.show_dir:
-        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="van_mm.PanelHook", out_dir=args.show_dir)]
+        panel_hook = dict(type="van_mm.PanelHook", out_dir=args.show_dir, num=args.show_num)
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), panel_hook]
 
     # Everything that can be wrong is checked before the first batch.
     prepare_data(cfg, ("test",), args.demo)
@@ -108,7 +112,7 @@ def save_predictions(cfg, out: str) -> None:
 
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if out.endswith((".pkl", ".pickle")):
-        metric = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
+        metric = "van_mm.DumpPredictions" if cfg.default_scope in ("mmdet", "mmseg") else "DumpResults"
         cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=out)]
         return
     if cfg.default_scope != "mmseg":

@@ -59,10 +59,8 @@ def compare_runs(config: str, args: argparse.Namespace) -> bool:
     folder.mkdir(parents=True)
     reference_dir, killed_dir = folder / "whole", folder / "killed"
     write_config(config, folder / "config.py", args)
-
-    print(
-        f"{config}: {args.epochs or args.iters} {'epochs' if args.epochs else 'steps'} without interruption", flush=True
-    )
+    length = f"{args.iters} steps" + (f" in {args.epochs} epochs" if args.epochs else "")
+    print(f"{config}, {args.processes} processes: {length} without interruption", flush=True)
     with (folder / "whole.log").open("w") as file:
         command = build_command(folder / "config.py", reference_dir, args.processes)
         subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)

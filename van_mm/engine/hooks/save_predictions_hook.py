@@ -24,13 +24,18 @@ class PanelHook(Hook):
     Args:
         out_dir (str): Folder of the PNG files. It is created if it does not exist.
         score_thr (float): Detections below this score are not drawn. Defaults to 0.3.
+        num (int, optional): Number of images, evenly spaced in the data set. Defaults to all.
+
+    The name of a file is the place of the image in the data set and the stem of its name, so that images of equal names
+    in several folders do not collide, whichever rank draws them.
 
     Raises:
         OSError: If the folder cannot be created.
     """
 
-    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+    def __init__(self, out_dir: str, score_thr: float = 0.3, num: int | None = None) -> None:
         self.out_dir = Path(out_dir)
+        self.num = num
         self.score_thr = score_thr
         self.trained_meta = {}
 
@@ -45,7 +50,14 @@ class PanelHook(Hook):
         self.trained_meta = complete_classes(use_trained_names(meta, self.trained_meta, report=False), runner.cfg)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loader = runner.test_dataloader
+        total = len(loader.dataset)
+        num = min(self.num or total, total)
         for i, sample in enumerate(outputs):
+            # mmengine's samplers deal the samples to the ranks in turn.
+            place = (batch_idx * (loader.batch_size or 1) + i) * runner.world_size + runner.rank
+            if place >= total or place * num % total >= num:  # a repeated sample of the last batch, or not chosen
+                continue
             path = sample.get("img_path")
             if path:
                 image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
@@ -61,5 +73,5 @@ class PanelHook(Hook):
                     draw_sample(runner.visualizer, image, sample, truth, self.score_thr, saliency=self.saliency)
                 )
             panels = [cv2.resize(panel, image.shape[1::-1]) for panel in (image, *drawings)]
-            name = f"{batch_idx:05d}_{i}_{Path(path or str(sample.get('sample_idx', ''))).stem}.png"
+            name = f"{place:05d}_{Path(path or str(sample.get('sample_idx', ''))).stem}.png"
             cv2.imwrite(str(self.out_dir / name), cv2.cvtColor(np.concatenate(panels, axis=1), cv2.COLOR_RGB2BGR))
