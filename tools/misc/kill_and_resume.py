@@ -5,17 +5,24 @@ python tools/misc/kill_and_resume.py cls/van_b0_in1k seg/semantic_fpn_van_b0 --k
 
 Each config is trained twice: without interruption, and with SIGKILL at random moments. --while-writing of the kills
 happen while a checkpoint is being written. The exit code is 1 unless the final weights of both runs are bit-identical.
+The processes are forks of this one, because they would spend most of their time on imports.
 With --epochs, the training is epoch-based, and with --processes a kill hits all processes of the job at once.
 """
 
 import argparse
+import contextlib
 import os
 import random
+import runpy
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -45,6 +52,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
+    for codebase in ("mmpretrain", "mmdet", "mmseg", "mmpose", "van_mm.apis.run_config"):
+        with contextlib.suppress(ImportError):
+            import_module(codebase)
     return int(not all([compare_runs(config, args) for config in args.configs]))
 
 
@@ -57,35 +67,33 @@ def compare_runs(config: str, args: argparse.Namespace) -> bool:
     folder = args.work_dir / Path(config).name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    reference_dir, killed_dir = folder / "whole", folder / "killed"
-    write_config(config, folder / "config.py", args)
+    whole_dir, killed_dir = folder / "whole", folder / "killed"
+    whole_log, killed_log = folder / "whole.log", folder / "killed.log"
+    train = [str(TRAIN), str(folder / "config.py"), "--work-dir"]
+    wait(fork(lambda: write_config(config, folder / "config.py", args), whole_log))
+
     length = f"{args.iters} steps" + (f" in {args.epochs} epochs" if args.epochs else "")
     print(f"{config}, {args.processes} processes: {length} without interruption", flush=True)
-    with (folder / "whole.log").open("w") as file:
-        command = build_command(folder / "config.py", reference_dir, args.processes)
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
+    wait(*start([*train, str(whole_dir)], whole_log, args.processes))
 
     rng = random.Random(args.seed)
     while_writing = [i < args.while_writing for i in range(args.kills)]
     rng.shuffle(while_writing)
-    command, counts = build_command(folder / "config.py", killed_dir, args.processes), {True: 0, False: 0}
-    log = folder / "killed.log"
-    log.touch()
+    counts = {True: 0, False: 0}
     for writing in track(while_writing, f"{config}: killing", console=Console(stderr=True)):
-        resume = ["--resume"] if killed_dir.exists() else []
-        if start_and_kill([*command, *resume], log, killed_dir, writing, rng.uniform(0, 2)):
+        log_start = killed_log.stat().st_size if killed_log.exists() else 0
+        pids = start([*train, str(killed_dir), "--resume"], killed_log, args.processes)
+        if kill(pids, killed_log, log_start, killed_dir, writing, rng.uniform(0, 2)):
             counts[writing] += 1
-    with log.open("a") as file:
-        subprocess.run([*command, "--resume"], stdout=file, stderr=subprocess.STDOUT, check=True)
+    wait(*start([*train, str(killed_dir), "--resume"], killed_log, args.processes))
 
-    last = Path((reference_dir / "last_checkpoint").read_text()).name
-    expected, resumed = (
-        torch.load(path / last, weights_only=False)["state_dict"] for path in (reference_dir, killed_dir)
-    )
+    last = Path((whole_dir / "last_checkpoint").read_text()).name
+    expected, resumed = (torch.load(path / last, weights_only=False)["state_dict"] for path in (whole_dir, killed_dir))
     different = [key for key in expected if not torch.equal(expected[key], resumed[key])]
     print(
         f"{config}: killed {counts[False]} times between and {counts[True]} times while a checkpoint was written; "
-        + (f"{len(different)} of {len(expected)} tensors differ" if different else "the final weights are the same")
+        + (f"{len(different)} of {len(expected)} tensors differ" if different else "the final weights are the same"),
+        flush=True,
     )
     return not different and sum(counts.values()) == args.kills
 
@@ -107,21 +115,59 @@ def write_config(config: str, file: Path, args: argparse.Namespace) -> None:
     cfg.dump(file)
 
 
-def build_command(config: Path, work_dir: Path, processes: int) -> list[str]:
-    """Return the command that trains a config in this many processes."""
-    command = [str(TRAIN), str(config), "--work-dir", str(work_dir)]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [*launcher, *command, "--launcher", "pytorch"]
-    return [sys.executable, *command]
+def fork(function: Callable[[], None], log: Path) -> int:
+    """Call a function in a fork of this process, which appends its output to a file. Return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        function()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        print(stop.code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def start_and_kill(command: list[str], log: Path, work_dir: Path, writing: bool, delay: float) -> bool:
-    """Start a training and kill all its processes.
+def start(command: list[str], log: Path, processes: int) -> list[int]:
+    """Start a training in this many processes, as torchrun does, and return their ids by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def run(rank: int) -> None:
+        job = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        os.environ.update({name: str(value) for name, value in job.items()})
+        sys.argv = command + (["--launcher", "pytorch"] if processes > 1 else [])
+        sys.path.insert(0, str(TRAIN.parent))
+        runpy.run_path(command[0], run_name="__main__")
+
+    return [fork(partial(run, rank), log) for rank in range(processes)]
+
+
+def wait(*pids: int) -> None:
+    """Wait for processes, and raise if one of them fails."""
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    if any(codes):
+        sys.exit(f"error: a training ended with {max(codes, key=abs)}. Read its log")
+
+
+def kill(pids: list[int], log: Path, log_start: int, work_dir: Path, writing: bool, delay: float) -> bool:
+    """Kill all processes of a training at once.
 
     Args:
-        command (list[str]): Command of the training.
-        log (Path): File that its output is appended to.
+        pids (list[int]): The processes.
+        log (Path): File with their output.
+        log_start (int): Size of the file when they started.
         work_dir (Path): Work dir of the training.
         writing (bool): Wait until a checkpoint is being written.
         delay (float): Seconds to wait from the moment that training starts.
@@ -130,29 +176,24 @@ def start_and_kill(command: list[str], log: Path, work_dir: Path, writing: bool,
         bool: Whether the training was still running when it was killed.
     """
     old_drafts = {file.name for file in work_dir.glob(".iter_*")}  # of earlier kills
-    with log.open("a") as file:
-        log_start = log.stat().st_size
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-        training_start = None
-        while process.poll() is None:
-            if training_start is None and b"Checkpoints will be saved" in log.read_bytes()[log_start:]:
-                training_start = time.monotonic()
-            due = training_start is not None and time.monotonic() - training_start > delay
-            if due and (not writing or {file.name for file in work_dir.glob(".iter_*")} - old_drafts):
-                for pid in list_descendants(process.pid):  # torchrun starts a session for each rank
-                    os.kill(pid, signal.SIGKILL)
-                process.wait()
-                return True
-            time.sleep(0.0005 if writing else 0.01)
-    return False
-
-
-def list_descendants(pid: int) -> list[int]:
-    """Return a process and all processes that it or they have started, parents first."""
-    children = [
-        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
-    ]
-    return [pid, *(descendant for child in children for descendant in list_descendants(child))]
+    training_start, ended = None, {}
+    while True:
+        for pid in set(pids) - ended.keys():
+            if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                ended[pid] = True
+        if ended:
+            break
+        if training_start is None and b"Checkpoints will be saved" in log.read_bytes()[log_start:]:
+            training_start = time.monotonic()
+        due = training_start is not None and time.monotonic() - training_start > delay
+        if due and (not writing or {file.name for file in work_dir.glob(".iter_*")} - old_drafts):
+            break
+        time.sleep(0.0005 if writing else 0.01)
+    for pid in set(pids) - ended.keys():
+        os.kill(pid, signal.SIGKILL)
+    for pid in set(pids) - ended.keys():
+        os.waitpid(pid, 0)
+    return not ended
 
 
 if __name__ == "__main__":
