@@ -52,6 +52,16 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--optim", choices=["van"], help="use the paper's optimizer for the task")
     parser.add_argument("--dump", metavar="FILE.py", help="write the config that these flags make, and stop")
     parser.set_defaults(launcher="none", local_rank=0, work_dir=None)
+    data = parser.add_argument_group("your own data", "any config on a folder of images and labels")
+    data.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="class folders, CSV of file and label, COCO JSON, Pascal VOC XML, YOLO txt, or images with label PNGs",
+    )
+    data.add_argument("--ignore-index", type=int, metavar="VALUE", help="of label PNGs: no class, in addition to 255")
+    data.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="longer side of the images; side of the crops in segmentation"
+    )
     demo = parser.add_argument_group("demo", "run any config on a small generated data set")
     demo.add_argument(
         "--demo", action="store_true", help="generated data, small images, short schedule, random weights"
@@ -60,6 +70,26 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     demo.add_argument(
         "--demo-root", default="data/demo", metavar="DIR", help="folder of the generated data (default: %(default)s)"
     )
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Add the flags of a training that stand for settings of mmengine."""
+    run = parser.add_argument_group("the run")
+    run.add_argument("--epochs", type=int, metavar="N", help="length of the run; the schedule is rescaled")
+    run.add_argument("--iters", type=int, metavar="N", help="length of the run in iterations")
+    run.add_argument("--batch", metavar="N|auto", help="images in a batch of each process; auto: what memory allows")
+    run.add_argument("--lr", metavar="LR|auto", help="learning rate; auto: scale the config's with the batch size")
+    run.add_argument("--track", choices=["tensorboard", "wandb", "mlflow", "aim"], help="also log to this tracker")
+    run.add_argument("--save-best", action="store_true", help="keep the checkpoint with the best validation")
+    run.add_argument(
+        "--early-stop",
+        type=int,
+        nargs="?",
+        const=5,
+        metavar="N",
+        help="end after N validations without a better one (default of N: %(const)s)",
+    )
+    run.add_argument("--seed", type=int, metavar="N", help="seed of the run")
 
 
 def add_out_argument(parser: ArgumentParser, default: str) -> None:
@@ -80,11 +110,22 @@ def load_config(args: Namespace, config: str | None = None, cfg_options: dict | 
     Returns:
         Config: See :func:`van_mm.apis.run_config.get_run_config`.
     """
+    from dataclasses import fields
+
     from van_mm.apis.run_config import dump_config, get_run_config
+    from van_mm.apis.run_options import RunOptions
 
     name = config or args.config
     cfg_options = args.cfg_options if cfg_options is None else cfg_options
-    changes = dict(cfg_options=cfg_options, backbone=args.backbone, paper_optimizer=args.optim == "van")
+    asked = {field.name: getattr(args, field.name) for field in fields(RunOptions) if hasattr(args, field.name)}
+    if "epochs" not in asked:  # only a training starts from pretrained weights
+        asked["pretrained"] = True
+    changes = dict(
+        cfg_options=cfg_options,
+        backbone=args.backbone,
+        paper_optimizer=args.optim == "van",
+        options=RunOptions(**asked),
+    )
     if args.dump:
         dump_config(name, args.dump, **changes)
         sys.exit()

@@ -3,11 +3,12 @@
 
 python tools/train.py configs/seg/upernet_van_b2.py
 python tools/train.py configs/seg/upernet_van_b2.py --demo     # needs neither a data set nor a GPU
+python tools/train.py seg/upernet_van_b0 --data data/fields    # a folder of your own images and labels
 """
 
 import argparse
 
-from _arguments import CONFIG_HELP, add_common_arguments, load_config
+from _arguments import CONFIG_HELP, add_common_arguments, add_run_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +35,7 @@ def parse_args() -> argparse.Namespace:
         help="end the run if more of the training samples than this are unreadable; fewer are skipped and logged "
         "(default: %(default)s)",
     )
+    add_run_arguments(parser)
     add_common_arguments(parser)
     return parser.parse_args()
 

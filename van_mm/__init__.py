@@ -26,6 +26,7 @@ _MODULES = {
     "load": "van_mm.apis.inferencer",
     "load_van_weights": "van_mm.checkpoints.loading",
     "swap_backbone": "van_mm.apis.backbone_swap",
+    "use_data": "van_mm.apis.own_data",
 }
 __all__ = ["__version__", *_MODULES]
 

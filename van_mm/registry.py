@@ -29,6 +29,11 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope="van_mm",
     locations=["van_mm.engine.optimizers"],
 )
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="van_mm", locations=["van_mm.datasets.saliency"])
+DATASETS = Registry(
+    "dataset",
+    parent=MMENGINE_DATASETS,
+    scope="van_mm",
+    locations=["van_mm.datasets.saliency", "van_mm.datasets.label_maps"],
+)
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="van_mm", locations=["van_mm.datasets.transforms"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="van_mm", locations=["van_mm.evaluation.metrics"])

@@ -107,22 +107,24 @@ def find_upstream_config(name: str) -> str:
     raise ConfigNotFoundError(f"no config '{name}'." + (f" Did you mean {', '.join(similar)}?" if similar else ""))
 
 
-def get_run_name(config: str, backbone: str | None = None) -> str:
+def get_run_name(config: str, backbone: str | None = None, data: str | None = None) -> str:
     """Return the name of the folder below ``work_dirs/`` for the runs of a config.
 
     Args:
         config (str): Path or name of the config.
         backbone (str, optional): Size of the VAN, if ``--backbone`` replaced the config's backbone.
+        data (str, optional): Folder of one's own data.
 
     Returns:
-        str: The config's file name without suffix, followed by the VAN size if there is one.
+        str: The config's file name without suffix, followed by the VAN size and the folder's name if there are any.
 
     Example:
         >>> get_run_name("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco", "b2")
         'fcos_r50-caffe_fpn_gn-head_1x_coco_van_b2'
     """
     name = Path(config).name.removesuffix(".py")
-    return f"{name}_van_{backbone}" if backbone else name
+    name = f"{name}_van_{backbone}" if backbone else name
+    return f"{name}_{Path(data).resolve().name}" if data else name
 
 
 def get_config(name: str) -> Config:

@@ -7,6 +7,7 @@ from mmengine.config import Config, ConfigDict
 
 from van_mm.apis.backbone_swap import swap_backbone, use_paper_optimizer
 from van_mm.apis.configs import find_config, get_experiment_config, get_run_name
+from van_mm.apis.run_options import RunOptions
 from van_mm.datasets.checks.files import check_data_files, find_dataset_cfgs
 from van_mm.demo.demo_config import apply_demo
 from van_mm.demo.demo_data import make_demo_data
@@ -24,6 +25,7 @@ def get_run_config(
     cfg_options: dict | None = None,
     backbone: str | None = None,
     paper_optimizer: bool = False,
+    options: RunOptions | None = None,
     demo: bool = False,
     demo_root: str = "data/demo",
     demo_iters: int | None = None,
@@ -37,6 +39,7 @@ def get_run_config(
         cfg_options (dict, optional): Settings to override, by dotted key. They win over all other changes.
         backbone (str, optional): Size of a VAN that replaces the backbone, ``'b0'`` to ``'b6'``.
         paper_optimizer (bool): Use the paper's optimizer for the task. Defaults to False.
+        options (RunOptions, optional): Data of one's own, the length of the run, and the like.
         demo (bool): Run on a small generated data set. Defaults to False.
         demo_root (str): Folder of the generated data sets. Defaults to 'data/demo'.
         demo_iters (int, optional): Optimizer steps instead of the demo's own.
@@ -55,11 +58,14 @@ def get_run_config(
     cfg = load_experiment(name)
     object.__setattr__(cfg, "_format_python_code", False)  # mmengine formats it five times a run, half a second each
     is_swapped = change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
-    run_name = get_run_name(name, backbone if is_swapped else None)
+    options = options or RunOptions()
+    run_name = get_run_name(name, backbone if is_swapped else None, options.data)
     default_work_dir = Path("work_dirs", "demo" if demo else "", run_name)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"./{default_work_dir}"
     cfg.launcher = launcher
     add_guards(cfg)
+    if demo and options.data is not None:
+        raise UserError("--demo and --data both choose the data. Give one of them")
     if demo:
         try:
             changes = apply_demo(cfg, demo_root, demo_iters)
@@ -68,10 +74,18 @@ def get_run_config(
         print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
     elif demo_iters is not None:
         raise UserError("--demo-iters goes with --demo")
+    join_job(cfg)  # the number of processes counts for batch sizes
+    apply_options(cfg, options)
     apply_cfg_options(cfg, cfg_options or {})
     keep_workers(cfg)
-    join_job(cfg)
     return cfg
+
+
+def apply_options(cfg: Config, options: RunOptions) -> None:
+    """Apply the options of a run to its config, and print what changed."""
+    changes = options.apply(cfg)
+    if changes:
+        print("\n  ".join(["the flags change the config:", *changes]), flush=True)
 
 
 def dump_config(
@@ -81,10 +95,12 @@ def dump_config(
     cfg_options: dict | None = None,
     backbone: str | None = None,
     paper_optimizer: bool = False,
+    options: RunOptions | None = None,
 ) -> None:
     """Write a config, changed by :func:`get_run_config`'s arguments of the same names, as a config file of its own."""
     cfg = load_experiment(name)
     change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
+    apply_options(cfg, options or RunOptions())
     apply_cfg_options(cfg, cfg_options or {})
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(file)

@@ -21,6 +21,13 @@ def get_type_name(node: dict) -> str:
     return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
 
 
+def find_inner_dataset(node: dict) -> dict:
+    """Return the config of the first data set that is no wrapper, such as ``RepeatDataset``."""
+    while isinstance(node.get("dataset"), dict) or node.get("datasets"):
+        node = node["dataset"] if isinstance(node.get("dataset"), dict) else node["datasets"][0]
+    return node
+
+
 def replace_data_root(node, root: str):
     """Return ``node`` with ``root`` in place of the leading ``data`` of every path. Dicts are changed in place."""
     if isinstance(node, str):

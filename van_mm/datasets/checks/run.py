@@ -18,6 +18,7 @@ from van_mm.datasets.checks import (
     keypoints,
     panoptic,
     pipelines,
+    run_length,
     segmentation,
     settings,
 )
@@ -43,6 +44,7 @@ DATASET_CHECKS: tuple[Callable[[Config, object, str], Iterator[Problem]], ...] =
 # Each function yields the problems of the config alone, or of several data sets together.
 RUN_CHECKS: tuple[Callable[[Config, dict[str, object]], Iterator[Problem]], ...] = (
     settings.find_problems,
+    run_length.find_problems,
     classes.find_split_problems,
     panoptic.find_setting_problems,
     segmentation.find_setting_problems,
