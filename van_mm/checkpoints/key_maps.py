@@ -3,7 +3,7 @@
 The layouts are the authors' release ("official", which this package uses too), mmpretrain's, Hugging Face's, those of
 LSKNet's and LSKA's releases, and checkpoints of whole models, with or without the prefixes of wrappers.
 :func:`split_state_dict` reads any of them, :func:`to_layout` writes one. :func:`rename_backbone_keys` and
-:func:`rename_model_keys` are pre-hooks of ``load_state_dict``; through them mmengine's own loading accepts every layout.
+:func:`rename_model_keys` are pre-hooks of ``load_state_dict``, so that mmengine's own loading accepts every layout.
 """
 
 import logging

@@ -104,8 +104,8 @@ def find_copies(cfg: Config, name: str) -> list[str]:
         name (str): Name of the variable.
 
     Returns:
-        list[str]: Dotted keys below keys that are read, at most :data:`MAX_COPIES`. Whole numbers, truth values and None
-        count only if they have the variable's name, because too many settings have the same value.
+        list[str]: Dotted keys below keys that are read, at most :data:`MAX_COPIES`. Whole numbers, truth values and
+        None count only if they have the variable's name, because too many settings have the same value.
     """
     values = drop_scopes(cfg._cfg_dict)
     value, same_name, others = values[name], [], []
