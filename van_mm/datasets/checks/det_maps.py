@@ -8,12 +8,13 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 
-from van_mm.datasets.checks.annotations import is_kind_of, join_names
+from van_mm.datasets.checks.annotations import is_kind_of, join_names, spread_indices
 from van_mm.datasets.checks.classes import get_classes
 from van_mm.datasets.checks.panoptic import iter_named_dicts
 from van_mm.datasets.checks.problem import Problem
 from van_mm.datasets.checks.segmentation import (
     DEFAULT_IGNORED,
+    MAX_HEADERS,
     MAX_MAPS,
     MAX_SECONDS,
     describe_wrong_map,
@@ -111,8 +112,8 @@ def get_labels(raw: np.ndarray, loader, dataset) -> list[int]:
 def find_segment_problems(dataset, split: str) -> Iterator[Problem]:
     """Yield a problem if panoptic label maps do not contain the ids of their segments."""
     segments = {}
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
+    for index in spread_indices(len(dataset), MAX_HEADERS):  # the maps of get_map_paths
+        info = dataset.get_data_info(int(index))
         segments[info.get("seg_map_path")] = [segment["id"] for segment in info.get("segments_info") or ()]
     missing, total = [], 0
     for path, colors in iter_maps(dataset, partial(mmcv.imread, flag="color", channel_order="rgb")):
