@@ -17,8 +17,10 @@ from tests.datasets.folders.data_folders import (
     write_voc,
     write_yolo,
 )
+from van_mm.apis.configs import CONFIG_DIR
 from van_mm.apis.own_data import use_data
-from van_mm.apis.run_config import load_experiment
+from van_mm.apis.run_config import get_run_config, load_experiment
+from van_mm.apis.run_options import RunOptions
 from van_mm.datasets.checks.run import find_run_problems
 from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import UserError, WeightsError
@@ -274,3 +276,30 @@ def test_saliency_takes_any_two_values(folder):
 def test_wrong_numbers(options, folder):
     with pytest.raises(UserError, match="must be at least 1"):
         load("cls/van_b0_in1k", write_class_folders(folder), **options)
+
+
+TEMPLATES = {
+    "class_folders": ("data/animals", write_class_folders),
+    "voc": ("data/cells", write_voc),
+    "coco": ("data/leaves", write_masks),
+    "label_maps": ("data/fields", write_fields),
+    "keypoints": ("data/horses", write_people),
+}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("_templates_/*.py")), ids=lambda path: path.stem)
+def test_templates(path, folder):
+    assert len(path.read_text().splitlines()) < 10
+    place, write = TEMPLATES[path.stem]
+    write(Path(place))
+    cfg = get_run_config(str(path), options=RunOptions(pretrained=False, epochs=3))
+    assert cfg.train_cfg.max_epochs == 3 and "run_options" not in cfg
+    assert len(build(cfg)["train"]) > 3
+    assert not any(name.startswith("_templates_") for name in van_mm.list_configs())
+
+
+def test_unknown_run_option(folder):
+    config = Path("mine.py")
+    config.write_text(f"_base_ = {str(CONFIG_DIR / 'cls/van_b0_in1k.py')!r}\nrun_options = dict(folder='data')\n")
+    with pytest.raises(UserError, match="run_options has no folder. It has batch, data"):
+        get_run_config(str(config))

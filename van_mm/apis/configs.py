@@ -22,6 +22,7 @@ CHECKOUT_DIR = PACKAGE_DIR.parent
 CONFIG_DIR = (
     CHECKOUT_DIR / "configs" if (CHECKOUT_DIR / "pyproject.toml").is_file() else PACKAGE_DIR / ".mim" / "configs"
 )
+NO_EXPERIMENTS = {"_base_", "_templates_"}  # folders of configs that are parts of others, or patterns for them
 
 
 def list_configs(pattern: str = "*") -> list[str]:
@@ -43,8 +44,8 @@ def list_configs(pattern: str = "*") -> list[str]:
 
 
 def list_config_files(root: Path) -> list[Path]:
-    """Return the sorted paths of the configs below a folder, relative to it and without those in ``_base_`` folders."""
-    return sorted(path.relative_to(root) for path in root.rglob("*.py") if "_base_" not in path.parts)
+    """Return the sorted paths of the experiments below a folder, relative to it, without bases and templates."""
+    return sorted(path.relative_to(root) for path in root.rglob("*.py") if not NO_EXPERIMENTS & set(path.parts))
 
 
 def find_config(name: str) -> str:

@@ -43,12 +43,13 @@ FITTING_CONFIGS = {
 RUN_DEFAULTS = {
     "mmpretrain": dict(epochs=20, steps=600, side=224),
     "mmdet": dict(epochs=12, steps=500, side=320),
-    "mmseg": dict(epochs=20, steps=400, side=256),
+    "mmseg": dict(epochs=20, steps=800, side=256),
     "mmpose": dict(epochs=40, steps=500, side=256),
 }
 LONG_RUN = 100  # epochs from which on a classifier keeps its strong augmentation; our choice
+MIN_STEPS = 150  # steps of an epoch for which a classifier's batch on a CPU gets smaller, down to 8; our choice
 STRONG_TRANSFORMS = ("RandAugment", "AutoAugment", "RandomErasing")
-MILD_CROP = (0.35, 1.0)  # share of an image that a crop has in short runs; our choice
+MILD_CROP = (0.5, 1.0)  # share of an image that a crop has in short runs; our choice
 MIN_SIDE = 64  # smallest image side that is chosen, because the last stage has a stride of 32; our choice
 VALIDATIONS = 5  # largest number of validations in a run; our choice
 MAX_WORKERS = 8  # processes that load data for each process that trains; our choice
@@ -201,7 +202,7 @@ def set_datasets(cfg: Config, data: FolderData, wanted: str) -> None:
         loader = copy.deepcopy(val_loader)
         loader.dataset = make_dataset_cfg(cfg, data, source, copy.deepcopy(test_pipeline), old)
         cfg[f"{split}_dataloader"] = loader
-        if not cfg.get(f"{split}_cfg"):
+        if cfg.get(f"{split}_cfg") is None:
             cfg[f"{split}_cfg"] = ConfigDict(type="ValLoop" if split == "val" else "TestLoop")
 
 
@@ -453,6 +454,8 @@ def set_loaders(cfg: Config, data: FolderData, batch_size: int | None) -> str:
     usual = train.batch_size if has_gpu else get_demo_settings(cfg)["batch_size"]
     smallest = 1 if cfg.default_scope == "mmdet" else 2  # BatchNorm on pooled features needs two images
     batch = batch_size or max(smallest, min(usual, images // 8))
+    if not batch_size and not has_gpu and cfg.default_scope == "mmpretrain":  # small data need many steps an epoch
+        batch = max(min(batch, 8), min(batch, images // MIN_STEPS))
     workers = min(train.num_workers or 2, MAX_WORKERS, cores) if has_gpu else 2 if cores > 4 else 0
     for split in ("train", "val", "test"):
         loader = cfg[f"{split}_dataloader"]

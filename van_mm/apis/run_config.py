@@ -57,8 +57,8 @@ def get_run_config(
     """
     cfg = load_experiment(name)
     object.__setattr__(cfg, "_format_python_code", False)  # mmengine formats it five times a run, half a second each
+    options = (options or RunOptions()).fill_from(cfg, with_data=not demo)
     is_swapped = change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
-    options = options or RunOptions()
     run_name = get_run_name(name, backbone if is_swapped else None, options.data)
     default_work_dir = Path("work_dirs", "demo" if demo else "", run_name)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"./{default_work_dir}"
@@ -99,8 +99,9 @@ def dump_config(
 ) -> None:
     """Write a config, changed by :func:`get_run_config`'s arguments of the same names, as a config file of its own."""
     cfg = load_experiment(name)
+    options = (options or RunOptions()).fill_from(cfg)
     change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
-    apply_options(cfg, options or RunOptions())
+    apply_options(cfg, options)
     apply_cfg_options(cfg, cfg_options or {})
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(file)

@@ -1,10 +1,13 @@
 """The settings of a run that its user types, each as settings of mmengine."""
 
+import copy
 import json
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import broadcast_object_list, get_world_size
 
 from van_mm.apis.main_metric import find_main_metric
 from van_mm.apis.own_data import use_data
@@ -53,6 +56,29 @@ class RunOptions:
     early_stop: int | None = None
     seed: int | None = None
 
+    def fill_from(self, cfg: Config, with_data: bool = True) -> "RunOptions":
+        """Return these options, where nothing is set with those of the config's ``run_options``, which are removed.
+
+        Args:
+            cfg (Config): A config that may have ``run_options = dict(data="data/cells", epochs=20)``.
+            with_data (bool): Whether to take the options of the data. Defaults to True.
+
+        Raises:
+            UserError: If the config has options that do not exist.
+        """
+        own = dict(cfg._cfg_dict.pop("run_options", None) or {})
+        names = {field.name for field in fields(self)}
+        if unknown := sorted(set(own) - names):
+            raise UserError(f"run_options has no {', '.join(unknown)}. It has {', '.join(sorted(names))}")
+        if not with_data:
+            own = {name: value for name, value in own.items() if name not in ("data", "ignore_index", "image_size")}
+        if self.epochs is not None or self.iters is not None:  # the command line's length replaces the config's
+            own = {name: value for name, value in own.items() if name not in ("epochs", "iters")}
+        for name in ("batch", "lr"):
+            if name in own:
+                own[name] = str(own[name])
+        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) in (None, False)})
+
     def apply(self, cfg: Config) -> list[str]:
         """Change a config in place.
 
@@ -69,23 +95,17 @@ class RunOptions:
                 raise UserError(f"--{flag.replace('_', '-')} goes with --data. Without it, change the config")
         changes = []
         batch = parse_number(self.batch, "--batch", int)
+        if batch == "auto":
+            batch, reason = self.find_batch_size(cfg)
+            changes.append(f"--batch auto: {batch} ({reason})")
         if self.data is not None:
-            changes += use_data(
-                cfg,
-                self.data,
-                ignore_index=self.ignore_index,
-                image_size=self.image_size,
-                batch_size=batch if batch != "auto" else None,
-                epochs=self.epochs,
-                iters=self.iters,
-                pretrained=self.pretrained,
-            )
-        elif self.epochs is not None or self.iters is not None:
-            changes += change_length(cfg, self.epochs, self.iters)
-        if batch not in (None, "auto"):
-            cfg.train_dataloader.batch_size = batch
-            if self.data is None:
+            changes += self.use_data(cfg, batch, self.pretrained)
+        else:
+            if batch is not None:
+                cfg.train_dataloader.batch_size = batch
                 changes.append(f"batch size: {batch}")
+            if self.epochs is not None or self.iters is not None:
+                changes += change_length(cfg, self.epochs, self.iters)
         if self.lr is not None:
             changes.append(set_lr(cfg, self.lr))
         if self.track is not None:
@@ -96,6 +116,32 @@ class RunOptions:
             cfg.randomness = ConfigDict(cfg.get("randomness") or {}, seed=self.seed)
             changes.append(f"seed: {self.seed}")
         return changes
+
+    def use_data(self, cfg: Config, batch: int | None, pretrained: bool | None) -> list[str]:
+        """Apply ``--data`` and the flags that belong to it."""
+        return use_data(
+            cfg,
+            self.data,
+            ignore_index=self.ignore_index,
+            image_size=self.image_size,
+            batch_size=batch,
+            epochs=self.epochs,
+            iters=self.iters,
+            pretrained=pretrained,
+        )
+
+    def find_batch_size(self, cfg: Config) -> tuple[int, str]:
+        """Apply ``--batch auto``: find the batch on a copy of the config that has the data."""
+        from van_mm.apis.batch_size import find_batch_size
+
+        draft = Config(copy.deepcopy(cfg._cfg_dict))
+        if self.data is not None:
+            with redirect_stdout(None):
+                self.use_data(draft, None, pretrained=True)
+            draft.auto_scale_lr = cfg.get("auto_scale_lr")
+        found = [find_batch_size(draft)]
+        broadcast_object_list(found)  # the memory of the first process decides for all
+        return found[0]
 
 
 def parse_number(text: str | None, flag: str, kind: type):
@@ -133,8 +179,6 @@ def set_lr(cfg: Config, lr: str) -> str:
         raise UserError(
             "--lr auto: the config has no auto_scale_lr.base_batch_size. Give the learning rate as a number"
         )
-    from mmengine.dist import get_world_size
-
     cfg.auto_scale_lr.enable = True
     batch = cfg.train_dataloader.batch_size * get_world_size()
     return f"learning rate: {optimizer.lr:g} at batch size {base} -> {optimizer.lr * batch / base:g} at {batch}"
@@ -154,7 +198,7 @@ def add_tracker(cfg: Config, name: str) -> str:
 
 def keep_best(cfg: Config, patience: int | None) -> list[str]:
     """Apply ``--save-best`` and ``--early-stop``, which both compare the main metric of validations."""
-    if not cfg.get("val_cfg") or not cfg.get("val_evaluator"):
+    if cfg.get("val_cfg") is None or not cfg.get("val_evaluator"):
         raise UserError("--save-best and --early-stop: this config does not validate. Give it a val_dataloader")
     metric = find_main_metric(cfg)
     hooks = cfg.setdefault("default_hooks", ConfigDict())
