@@ -11,6 +11,8 @@ CONFIG := configs/seg/upernet_van_b2.py
 WORK := work_dirs/demo/upernet_van_b2
 export PYTHONUNBUFFERED := 1
 export UV_PROJECT_ENVIRONMENT := .venv
+# Without bytecode, as with PYTHONDONTWRITEBYTECODE in a container, every start would compile thousands of files.
+export UV_COMPILE_BYTECODE := 1
 
 .PHONY: demo test lint setup clean
 

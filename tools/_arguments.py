@@ -144,7 +144,8 @@ def load_models(args: Namespace, pairs: Sequence[tuple[str, str]]) -> list:
     Returns:
         list[tuple[Config, nn.Module]]: Configs, and models with the checkpoints' weights in eval mode.
     """
+    configs = [load_config(args, config) for config, _ in pairs]
+
     from van_mm.apis.build import build_model
 
-    configs = [load_config(args, config) for config, _ in pairs]
     return [(cfg, build_model(cfg, checkpoint)) for cfg, (_, checkpoint) in zip(configs, pairs, strict=True)]

@@ -68,11 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from van_mm import load
-    from van_mm.apis.inputs import is_video
+    from van_mm.utils.codebases import import_codebase
     from van_mm.utils.errors import UserError
     from van_mm.utils.image_files import find_input_files
 
@@ -86,7 +82,16 @@ def main(args: argparse.Namespace) -> int:
 
     # The model, and for pose the detector.
     options = dict(device=args.device, fold=args.fold, amp=args.amp, score_thr=args.score_thr, topk=args.top)
-    model = load(load_config(args), args.checkpoint, **options)
+    cfg = load_config(args)
+    import_codebase(cfg.default_scope)
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from van_mm import load
+    from van_mm.apis.inputs import is_video
+
+    model = load(cfg, args.checkpoint, **options)
     if model.task != "mmpose" and (boxes is not None or args.detector):
         raise UserError(
             f"--person-boxes and --detector are for pose estimation, but {args.config} is a config of {model.task}"

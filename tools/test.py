@@ -32,25 +32,30 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from mmengine.fileio import dump
-
-    from van_mm.apis.assembly import build_datasets, build_runner, wrap_first_step_errors
     from van_mm.apis.command_line import keep_tracebacks
     from van_mm.apis.run_config import prepare_data
-    from van_mm.checkpoints.io import read_ahead
-    from van_mm.checkpoints.loading import match_complete_state_dict
+    from van_mm.utils.codebases import import_codebase
     from van_mm.utils.errors import UserError
-    from van_mm.visualization.class_names import get_trained_meta, use_trained_names
 
     if args.show_num is not None and (args.show_num < 1 or not args.show_dir):
         raise UserError(f"--show-num {args.show_num}: it is the number of figures, at least 1, in --show-dir")
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = read_ahead(args.checkpoint)
 
     # The config, as the flags change it.
     cfg = load_config(args)
     keep_tracebacks(cfg.work_dir)
+
+    # PyTorch and MMLab are imported after the config is loaded, so that a mistake in it is reported at once.
+    import_codebase(cfg.default_scope)
+    from mmengine.fileio import dump
+
+    from van_mm.apis.assembly import build_datasets, build_runner, wrap_first_step_errors
+    from van_mm.checkpoints.io import read_ahead
+    from van_mm.checkpoints.loading import match_complete_state_dict
+    from van_mm.visualization.class_names import get_trained_meta, use_trained_names
+
+    checkpoint = read_ahead(args.checkpoint)
     if not cfg.test_dataloader:
         raise UserError(f"{args.config} only trains: its data set has nothing to test on")
     cfg.load_from = args.checkpoint

@@ -41,16 +41,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from van_mm.apis.assembly import (
-        build_datasets,
-        build_runner,
-        check_pretrained_weights,
-        wrap_first_step_errors,
-    )
     from van_mm.apis.command_line import keep_tracebacks
     from van_mm.apis.run_config import prepare_data
-    from van_mm.checkpoints.io import read_ahead
-    from van_mm.checkpoints.loading import check_related_weights, match_complete_state_dict
+    from van_mm.utils.codebases import import_codebase
     from van_mm.utils.errors import UserError
 
     if not 0 <= args.max_bad_data <= 1:
@@ -67,6 +60,18 @@ def main(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+    # PyTorch and MMLab are imported after the config is loaded, so that a mistake in it is reported at once.
+    import_codebase(cfg.default_scope)
+    from van_mm.apis.assembly import (
+        build_datasets,
+        build_runner,
+        check_pretrained_weights,
+        wrap_first_step_errors,
+    )
+    from van_mm.checkpoints.io import read_ahead
+    from van_mm.checkpoints.loading import check_related_weights, match_complete_state_dict
+
     resume_from = choose_checkpoint(cfg, args)
 
     # Everything that can be wrong is checked before the training starts.

@@ -42,14 +42,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from van_mm.apis.build import build_model, get_test_image_size
-    from van_mm.apis.export import export_onnx, open_onnx_session, write_metadata
-    from van_mm.apis.inferencer import get_dataset_meta
     from van_mm.utils.errors import UserError
 
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         raise UserError("export needs onnx and onnxruntime: pip install onnx onnxruntime")
     cfg = load_config(args)
+
+    from van_mm.apis.build import build_model, get_test_image_size
+    from van_mm.apis.export import export_onnx, open_onnx_session, write_metadata
+    from van_mm.apis.inferencer import get_dataset_meta
+
     model = build_model(cfg, args.checkpoint)
     height, width = args.size or get_test_image_size(cfg)
     if min(height, width) < 32:

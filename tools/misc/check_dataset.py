@@ -35,6 +35,8 @@ def main(args: argparse.Namespace) -> int:
     import json
     import os
 
+    cfg = load_config(args)
+
     from mmengine.registry import DATASETS, init_default_scope
 
     from van_mm.apis.run_config import prepare_data
@@ -42,7 +44,6 @@ def main(args: argparse.Namespace) -> int:
     from van_mm.datasets.checks.run import find_run_problems, wrap_dataset_errors
     from van_mm.datasets.checks.segmentation import get_ignored_labels
 
-    cfg = load_config(args)
     init_default_scope(cfg.default_scope)
     prepare_data(cfg, args.splits, args.demo)
     workers = os.cpu_count() if args.workers is None else args.workers

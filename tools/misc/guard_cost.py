@@ -27,10 +27,11 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     import statistics
 
+    cfg = load_config(args)
+
     from van_mm.apis.assembly import build_datasets, build_runner, wrap_first_step_errors
     from van_mm.apis.run_config import prepare_data
 
-    cfg = load_config(args)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     prepare_data(cfg, ("train",), args.demo)
     runner = build_runner(cfg)

@@ -35,6 +35,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    from van_mm.utils.errors import UserError, wrap_build_errors
+
+    if args.num < 1 or args.columns < 1:
+        raise UserError("--num and --columns must be at least 1")
+    cfg = load_config(args)
+
     import numpy as np
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import DATASETS
@@ -44,13 +50,9 @@ def main(args: argparse.Namespace) -> None:
 
     from van_mm.apis.build import build_random_model
     from van_mm.apis.run_config import prepare_data
-    from van_mm.utils.errors import UserError, wrap_build_errors
     from van_mm.visualization.figures import save_image_grid
     from van_mm.visualization.model_inputs import draw_batch, format_caption
 
-    if args.num < 1 or args.columns < 1:
-        raise UserError("--num and --columns must be at least 1")
-    cfg = load_config(args)
     loader = cfg.get(f"{args.split}_dataloader")
     if not loader:
         raise UserError(f"{args.config} has no {args.split}_dataloader")

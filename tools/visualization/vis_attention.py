@@ -33,15 +33,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from van_mm.apis.inferencer import preprocess_images
-    from van_mm.models import VAN
     from van_mm.utils.errors import UserError
     from van_mm.utils.image_files import find_input_files
-    from van_mm.visualization.attention import compute_attention_maps
-    from van_mm.visualization.figures import overlay_heatmap, save_image_grid
 
     files = find_input_files(args.inputs)
     ((cfg, model),) = load_models(args, [(args.config, args.checkpoint)])
+
+    from van_mm.apis.inferencer import preprocess_images
+    from van_mm.models import VAN
+    from van_mm.visualization.attention import compute_attention_maps
+    from van_mm.visualization.figures import overlay_heatmap, save_image_grid
+
     if not isinstance(getattr(model, "backbone", None), VAN):
         raise UserError(f"the backbone of {args.config} is no VAN, so it has no LKA to show")
     blocks = choose_blocks(args.blocks, model.backbone.depths)

@@ -63,14 +63,15 @@ def main(args: argparse.Namespace) -> None:
 
     if find_spec("pytorch_grad_cam") is None:
         raise UserError("vis_cam.py needs the grad-cam library: pip install grad-cam")
-    from van_mm.apis.inferencer import get_dataset_meta, preprocess_images
     from van_mm.utils.image_files import find_input_files
-    from van_mm.visualization.cam import ClassifierLogits, compute_cam, parse_target_class
-    from van_mm.visualization.drawing import get_class_name
-    from van_mm.visualization.figures import overlay_heatmap, save_image_grid
 
     files = find_input_files(args.inputs)
     models = load_models(args, args.model)
+
+    from van_mm.apis.inferencer import get_dataset_meta, preprocess_images
+    from van_mm.visualization.cam import ClassifierLogits, compute_cam, parse_target_class
+    from van_mm.visualization.drawing import get_class_name
+    from van_mm.visualization.figures import overlay_heatmap, save_image_grid
 
     rows, titles = [[] for _ in files], [[] for _ in files]
     predictions = {str(file): [] for file in files}

@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
-from van_mm.engine.distributed.processes import leave_job, report_failure
 from van_mm.utils.errors import RunStopped, UserError, locate_error
 
 PACKAGE_DIRS = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2] / "tools")
@@ -71,6 +71,26 @@ def describe_failure(error: Exception) -> tuple[str, bool]:
     if isinstance(error, OSError) and error.filename is not None and is_own_error(error):
         return f"{error.filename} can't be read or written: {error.strerror}", False
     return f"unexpected {locate_error(error)}. If the message does not tell what to correct, report it", True
+
+
+def get_job_module() -> ModuleType | None:
+    """Return :mod:`van_mm.engine.distributed.processes` if this process has imported it, because it may be in a job.
+
+    Importing it here would import PyTorch before the first message.
+    """
+    return sys.modules.get("van_mm.engine.distributed.processes")
+
+
+def report_failure(message: str) -> str:
+    """Report an error to the other processes of a job, if there is one, and return the first error of the job."""
+    job = get_job_module()
+    return job.report_failure(message) if job else message
+
+
+def leave_job() -> None:
+    """Leave the job of several processes, if there is one."""
+    if job := get_job_module():
+        job.leave_job()
 
 
 def is_own_error(error: OSError) -> bool:

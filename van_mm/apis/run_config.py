@@ -1,18 +1,18 @@
-"""The config of a run: a config file, changed as the command line asks, with the guards that every run has."""
+"""The config of a run: a config file, changed as the command line asks, with the guards that every run has.
 
+PyTorch is imported when it is needed, because it takes seconds, and a config that does not load is reported before.
+"""
+
+import os
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, ConfigDict
 
-from van_mm.apis.backbone_swap import swap_backbone, use_paper_optimizer
 from van_mm.apis.configs import find_config, get_experiment_config, get_run_name
 from van_mm.apis.run_options import RunOptions
 from van_mm.datasets.checks.files import check_data_files, find_dataset_cfgs
 from van_mm.demo.demo_config import apply_demo
-from van_mm.demo.demo_data import make_demo_data
-from van_mm.engine.distributed.processes import join_job, rank_zero_first
-from van_mm.utils.cfg_options import apply_cfg_options
+from van_mm.utils.codebases import import_codebase
 from van_mm.utils.config_walk import get_type_name
 from van_mm.utils.errors import UserError
 
@@ -74,9 +74,12 @@ def get_run_config(
         print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
     elif demo_iters is not None:
         raise UserError("--demo-iters goes with --demo")
-    join_job(cfg)  # the number of processes counts for batch sizes
+    if launcher != "none":
+        from van_mm.engine.distributed.processes import join_job
+
+        join_job(cfg)  # the number of processes counts for batch sizes
     apply_options(cfg, options)
-    apply_cfg_options(cfg, cfg_options or {})
+    change_settings(cfg, cfg_options)
     keep_workers(cfg)
     return cfg
 
@@ -102,7 +105,7 @@ def dump_config(
     options = (options or RunOptions()).fill_from(cfg)
     change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
     apply_options(cfg, options)
-    apply_cfg_options(cfg, cfg_options or {})
+    change_settings(cfg, cfg_options)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(file)
     print(f"wrote {file}")
@@ -116,7 +119,11 @@ def load_experiment(name: str) -> Config:
         UserError: If it does not load, or lacks a model or a data loader.
     """
     cfg = get_experiment_config(find_config(name), ("model", "train_dataloader", "test_dataloader"))
+    if os.environ.get("RANK", "0") == os.environ.get("LOCAL_RANK", "0") == "0":
+        print(describe_experiment(name, cfg), flush=True)
     if cfg.default_scope == "mmpretrain":
+        import torch
+
         for split in SPLITS:
             loader = cfg.get(f"{split}_dataloader")
             if loader:
@@ -125,12 +132,34 @@ def load_experiment(name: str) -> Config:
     return cfg
 
 
+def describe_experiment(name: str, cfg: Config) -> str:
+    """Return the name of a config with its model, backbone and data set in one line."""
+    backbone = cfg.model.get("backbone") or {}
+    size = f" {backbone.arch}" if isinstance(backbone.get("arch"), str) else ""
+    parts = (get_type_name(cfg.model), get_type_name(backbone) + size)
+    datasets = {get_type_name(dataset): None for dataset in find_dataset_cfgs(cfg, ("train",))}
+    return f"{name}: {cfg.default_scope}'s {' with '.join(filter(None, parts))}, on {', '.join(datasets)}"
+
+
+def change_settings(cfg: Config, cfg_options: dict | None) -> None:
+    """Apply ``--cfg-options``, if there are any."""
+    if cfg_options:
+        import_codebase(cfg.default_scope)
+        from van_mm.utils.cfg_options import apply_cfg_options
+
+        apply_cfg_options(cfg, cfg_options)
+
+
 def change_backbone_and_optimizer(cfg: Config, backbone: str | None, paper_optimizer: bool) -> bool:
     """Apply ``--backbone`` and ``--optim``, and print what changed.
 
     Returns:
         bool: Whether the config has another backbone now.
     """
+    if not backbone and not paper_optimizer:
+        return False
+    from van_mm.apis.backbone_swap import swap_backbone, use_paper_optimizer
+
     swapped = swap_backbone(cfg, backbone) if backbone else []
     changes = [*swapped, *(use_paper_optimizer(cfg) if paper_optimizer else [])]
     if changes:
@@ -181,6 +210,9 @@ def prepare_data(cfg: Config, splits: tuple[str, ...], demo: bool = False) -> No
         UserError: If a file or folder is missing. The message shows the expected layout.
     """
     if demo:
+        from van_mm.demo.demo_data import make_demo_data
+        from van_mm.engine.distributed.processes import rank_zero_first
+
         for dataset in find_dataset_cfgs(cfg, SPLITS):
             try:
                 with rank_zero_first():
