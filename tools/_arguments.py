@@ -127,7 +127,7 @@ def load_config(args: Namespace, config: str | None = None, cfg_options: dict | 
         options=RunOptions(**asked),
     )
     if args.dump:
-        dump_config(name, args.dump, **changes)
+        dump_config(name, args.dump, **changes, launcher=args.launcher)
         sys.exit()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     demo = dict(demo=args.demo, demo_root=args.demo_root, demo_iters=args.demo_iters)

@@ -114,9 +114,11 @@ def choose_checkpoint(cfg, args: argparse.Namespace) -> str | None:
     A resumed run writes ``resume=True`` and its checkpoint as ``load_from`` into the config in its work dir. A run of
     this config resumes only if the command line asks for it.
     """
+    from mmengine.dist import is_main_process
+
     asked = args.resume or (args.cfg_options.get("resume") and (args.cfg_options.get("load_from") or "auto"))
     if cfg.get("resume"):
-        if not asked:
+        if not asked and is_main_process():
             print(
                 f"{args.config} has resume=True and load_from={cfg.get('load_from')!r}, as the config of a resumed run "
                 "has. Both are ignored. Add --resume to continue that run",
@@ -131,12 +133,12 @@ def find_checkpoint(work_dir: str) -> str | None:
 
     Rank 0 decides for all ranks, because the others may see an older state of a network drive.
     """
-    from mmengine.dist import broadcast_object_list, get_rank
+    from mmengine.dist import broadcast_object_list, is_main_process
 
     from van_mm.engine.runner.checkpoint_files import find_latest_checkpoint
 
     latest = None
-    if get_rank() == 0:
+    if is_main_process():
         latest, broken = find_latest_checkpoint(work_dir)
         for path in broken:
             print(f"{path} is broken or cut short, and left alone", flush=True)

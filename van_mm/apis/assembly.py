@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from van_mm.checkpoints.io import MODEL_ZOO_PREFIX, read_checkpoint
 from van_mm.datasets.bad_samples import skip_bad_samples
 from van_mm.datasets.checks.run import check_run, wrap_dataset_errors
-from van_mm.engine.distributed.processes import rank_zero_first
+from van_mm.engine.distributed.processes import take_turns
 from van_mm.engine.hooks.preemption_hook import StopHook, protect_workers
 from van_mm.engine.runner.resumable_loader import make_resumable
 from van_mm.utils.config_walk import iter_dicts
@@ -127,5 +127,5 @@ def check_pretrained_weights(cfg: Config) -> None:
         if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
             source = init_cfg["checkpoint"]
             if "://" not in source or source.startswith(("http://", "https://", MODEL_ZOO_PREFIX)):
-                with rank_zero_first():
+                with take_turns():
                     read_checkpoint(source)

@@ -32,7 +32,7 @@ def get_run_config(
     work_dir: str | None = None,
     launcher: str = "none",
 ) -> Config:
-    """Load a config and change it for a run. Every change is printed.
+    """Load a config and change it for a run. Every change is printed, once in a job of several processes.
 
     Args:
         name (str): A config file, a name below ``configs/``, or an upstream name (``mmdet::...``).
@@ -58,11 +58,16 @@ def get_run_config(
     cfg = load_experiment(name)
     object.__setattr__(cfg, "_format_python_code", False)  # mmengine formats it five times a run, half a second each
     options = (options or RunOptions()).fill_from(cfg, with_data=not demo)
+    cfg.launcher = launcher
+    if launcher != "none":
+        from van_mm.engine.distributed.processes import join_job
+
+        change_settings(cfg, {key: value for key, value in (cfg_options or {}).items() if key.startswith("env_cfg")})
+        join_job(cfg)  # before anything that one process can do for all, or that depends on their number
     is_swapped = change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
     run_name = get_run_name(name, backbone if is_swapped else None, options.data)
     default_work_dir = Path("work_dirs", "demo" if demo else "", run_name)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"./{default_work_dir}"
-    cfg.launcher = launcher
     add_guards(cfg)
     if demo and options.data is not None:
         raise UserError("--demo and --data both choose the data. Give one of them")
@@ -71,23 +76,33 @@ def get_run_config(
             changes = apply_demo(cfg, demo_root, demo_iters)
         except ValueError as error:
             raise UserError(error) from error
-        print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
+        if leads_job(cfg):
+            print("--demo changes the config:\n  " + "\n  ".join(changes), flush=True)
     elif demo_iters is not None:
         raise UserError("--demo-iters goes with --demo")
-    if launcher != "none":
-        from van_mm.engine.distributed.processes import join_job
-
-        join_job(cfg)  # the number of processes counts for batch sizes
     apply_options(cfg, options)
     change_settings(cfg, cfg_options)
     keep_workers(cfg)
+    if launcher != "none":
+        from van_mm.engine.distributed.processes import use_cpu_wrapper
+
+        use_cpu_wrapper(cfg)
     return cfg
+
+
+def leads_job(cfg: Config) -> bool:
+    """Return whether this process prints and decides for all processes of its job, as one without a job does."""
+    if cfg.get("launcher", "none") == "none":
+        return True
+    from mmengine.dist import is_main_process
+
+    return is_main_process()
 
 
 def apply_options(cfg: Config, options: RunOptions) -> None:
     """Apply the options of a run to its config, and print what changed."""
     changes = options.apply(cfg)
-    if changes:
+    if changes and leads_job(cfg):
         print("\n  ".join(["the flags change the config:", *changes]), flush=True)
 
 
@@ -99,8 +114,17 @@ def dump_config(
     backbone: str | None = None,
     paper_optimizer: bool = False,
     options: RunOptions | None = None,
+    launcher: str = "none",
 ) -> None:
-    """Write a config, changed by :func:`get_run_config`'s arguments of the same names, as a config file of its own."""
+    """Write a config, changed by :func:`get_run_config`'s arguments of the same names, as a config file of its own.
+
+    In a job of several processes, rank 0 writes it.
+    """
+    if launcher != "none":
+        from van_mm.engine.distributed.processes import read_rank
+
+        if read_rank(launcher):
+            return
     cfg = load_experiment(name)
     options = (options or RunOptions()).fill_from(cfg)
     change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
@@ -151,20 +175,30 @@ def change_settings(cfg: Config, cfg_options: dict | None) -> None:
 
 
 def change_backbone_and_optimizer(cfg: Config, backbone: str | None, paper_optimizer: bool) -> bool:
-    """Apply ``--backbone`` and ``--optim``, and print what changed.
+    """Apply ``--backbone`` and ``--optim``, and print what changed. Rank 0 of a job does so for all ranks.
 
     Returns:
         bool: Whether the config has another backbone now.
     """
-    if not backbone and not paper_optimizer:
+    if not (backbone or paper_optimizer):
         return False
+    from mmengine.dist import broadcast_object_list
+
     from van_mm.apis.backbone_swap import swap_backbone, use_paper_optimizer
 
-    swapped = swap_backbone(cfg, backbone) if backbone else []
-    changes = [*swapped, *(use_paper_optimizer(cfg) if paper_optimizer else [])]
-    if changes:
-        print("\n  ".join(["--backbone and --optim change the config:", *changes]), flush=True)
-    return bool(swapped)
+    shared = [None]
+    if leads_job(cfg):
+        swapped = swap_backbone(cfg, backbone) if backbone else []
+        changes = [*swapped, *(use_paper_optimizer(cfg) if paper_optimizer else [])]
+        if changes:
+            print("\n  ".join(["--backbone and --optim change the config:", *changes]), flush=True)
+        shared = [(bool(swapped), cfg._cfg_dict.to_dict())]
+    broadcast_object_list(shared)
+    is_swapped, settings = shared[0]
+    if not leads_job(cfg):
+        for key, value in settings.items():
+            cfg[key] = value
+    return is_swapped
 
 
 def add_guards(cfg: Config) -> None:
@@ -211,11 +245,11 @@ def prepare_data(cfg: Config, splits: tuple[str, ...], demo: bool = False) -> No
     """
     if demo:
         from van_mm.demo.demo_data import make_demo_data
-        from van_mm.engine.distributed.processes import rank_zero_first
+        from van_mm.engine.distributed.processes import take_turns
 
         for dataset in find_dataset_cfgs(cfg, SPLITS):
             try:
-                with rank_zero_first():
+                with take_turns():
                     make_demo_data(dataset.type, dataset.data_root)
             except (ValueError, OSError) as error:
                 raise UserError(error) from error

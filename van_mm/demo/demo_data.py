@@ -1,5 +1,6 @@
 """Generate the demo version of a data set if it does not exist yet."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -49,7 +50,11 @@ def make_demo_data(dataset_type: str, folder: str | Path, **sizes: int) -> None:
     folder = Path(folder)
     stamp = folder / ".demo.json"
     expected = dict(writer=WRITERS[name].__name__, version=DEMO_VERSION, seed=SEED)
-    if stamp.is_file() and json.loads(stamp.read_text()) == expected:
+
+    def is_complete() -> bool:
+        return stamp.is_file() and json.loads(stamp.read_text()) == expected
+
+    if is_complete():
         return
     if folder.exists() and any(folder.iterdir()) and not stamp.exists():
         raise ValueError(f"{folder} holds files that are not demo data. Choose another folder with --demo-root")
@@ -59,7 +64,11 @@ def make_demo_data(dataset_type: str, folder: str | Path, **sizes: int) -> None:
         os.chmod(draft, 0o755)
         WRITERS[name](draft, **sizes)
         (draft / stamp.name).write_text(json.dumps(expected))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        if not is_complete():  # another process may have been faster, and read its data by now
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # of a folder that is complete
+            draft.rename(folder)
+        if not is_complete():
+            raise OSError(f"{draft} can't be renamed to {folder}")
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -28,8 +28,7 @@ STORE_TIMEOUT = timedelta(seconds=30)  # for an answer of the store of a job tha
 def join_job(cfg: Config) -> None:
     """Join the job of several processes that ``cfg.launcher`` started.
 
-    With GPUs, this calls mmengine's ``init_dist``. Without GPUs, the processes communicate over gloo, and the config
-    gets :class:`~van_mm.engine.distributed.cpu_ddp.CPUDistributedDataParallel` as its model wrapper.
+    With GPUs, this calls mmengine's ``init_dist``. Without GPUs, the processes communicate over gloo.
 
     If one process dies, the launcher ends the job: torchrun, mpirun, and srun with ``--kill-on-bad-exit``. Without
     them, PyTorch raises an error in the collectives of the remaining processes, because the connection is closed. A
@@ -57,6 +56,7 @@ def join_job(cfg: Config) -> None:
     except ValueError:
         values = ", ".join(f"{name}={os.environ[name]}" for name in names[:3])
         raise UserError(f"--launcher {cfg.launcher}: {values} must be whole numbers") from None
+    os.environ["LOCAL_RANK"] = str(local_rank)
     env_cfg = cfg.get("env_cfg", {})
     options = dict(env_cfg.get("dist_cfg", {}))
     if torch.cuda.is_available():
@@ -74,7 +74,7 @@ def join_job(cfg: Config) -> None:
             if "MASTER_ADDR" not in os.environ:
                 os.environ["MASTER_ADDR"] = subprocess.check_output(list_hosts, text=True).split()[0]
         os.environ.setdefault("MASTER_PORT", str(options.get("port", 29500)))
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_RANK=str(local_rank))
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
         try:
             dist.init_process_group("gloo", timeout=timedelta(seconds=options.get("timeout", 1800)))
         except (RuntimeError, ValueError) as error:
@@ -83,8 +83,18 @@ def join_job(cfg: Config) -> None:
                 f"rank {rank} of {processes} cannot connect to the other ranks at {address} ({error}). Check "
                 "MASTER_ADDR and MASTER_PORT, and that every rank was started"
             ) from error
+
+
+def use_cpu_wrapper(cfg: Config) -> None:
+    """Let a config of a distributed job without GPUs wrap its model in ``CPUDistributedDataParallel``."""
+    if dist.is_initialized() and not torch.cuda.is_available():
         cfg.setdefault("model_wrapper_cfg", ConfigDict(find_unused_parameters=cfg.get("find_unused_parameters", False)))
         cfg.model_wrapper_cfg.setdefault("type", "van_mm.CPUDistributedDataParallel")
+
+
+def read_rank(launcher: str) -> int:
+    """Return the rank that a launcher has given this process, which need not have joined the job. Defaults to 0."""
+    return 0 if launcher == "none" else int(os.environ.get(LAUNCHER_VARIABLES[launcher][0], 0))
 
 
 def report_failure(message: str) -> str:
@@ -114,10 +124,14 @@ def leave_job() -> None:
 
 
 @contextmanager
-def rank_zero_first() -> Iterator[None]:
-    """Run the ``with`` block on rank 0 first, and on all other ranks after rank 0 has finished it."""
-    if get_rank():
+def take_turns() -> Iterator[None]:
+    """Run the ``with`` block on rank 0 first, then on one rank of each other machine, then on all other ranks.
+
+    What the block keeps in a file is then written once, whether or not the machines share their disks.
+    """
+    turn = 0 if not get_rank() else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+    for _ in range(turn):
         barrier()
     yield
-    if not get_rank():
+    for _ in range(2 - turn):
         barrier()
