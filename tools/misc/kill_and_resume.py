@@ -83,7 +83,7 @@ def compare_runs(config: str, args: argparse.Namespace) -> bool:
     for writing in track(while_writing, f"{config}: killing", console=Console(stderr=True)):
         log_start = killed_log.stat().st_size if killed_log.exists() else 0
         pids = start([*train, str(killed_dir), "--resume"], killed_log, args.processes)
-        if kill(pids, killed_log, log_start, killed_dir, writing, rng.uniform(0, 2)):
+        if kill(pids, killed_log, log_start, killed_dir, writing, args.interval * rng.randrange(4), rng.uniform(0, 1)):
             counts[writing] += 1
     wait(*start([*train, str(killed_dir), "--resume"], killed_log, args.processes))
 
@@ -161,7 +161,7 @@ def wait(*pids: int) -> None:
         sys.exit(f"error: a training ended with {max(codes, key=abs)}. Read its log")
 
 
-def kill(pids: list[int], log: Path, log_start: int, work_dir: Path, writing: bool, delay: float) -> bool:
+def kill(pids: list[int], log: Path, log_start: int, work_dir: Path, writing: bool, steps: int, delay: float) -> bool:
     """Kill all processes of a training at once.
 
     Args:
@@ -170,30 +170,37 @@ def kill(pids: list[int], log: Path, log_start: int, work_dir: Path, writing: bo
         log_start (int): Size of the file when they started.
         work_dir (Path): Work dir of the training.
         writing (bool): Wait until a checkpoint is being written.
-        delay (float): Seconds to wait from the moment that training starts.
+        steps (int): Number of steps until a checkpoint, which the training takes first.
+        delay (float): Seconds to wait after them.
 
     Returns:
         bool: Whether the training was still running when it was killed.
     """
     old_drafts = {file.name for file in work_dir.glob(".iter_*")}  # of earlier kills
-    training_start, ended = None, {}
+    first, has_started, due_time, ended = find_last_iteration(work_dir), False, None, {}
     while True:
         for pid in set(pids) - ended.keys():
             if os.waitpid(pid, os.WNOHANG) != (0, 0):
                 ended[pid] = True
         if ended:
             break
-        if training_start is None and b"Checkpoints will be saved" in log.read_bytes()[log_start:]:
-            training_start = time.monotonic()
-        due = training_start is not None and time.monotonic() - training_start > delay
-        if due and (not writing or {file.name for file in work_dir.glob(".iter_*")} - old_drafts):
+        has_started = has_started or b"Checkpoints will be saved" in log.read_bytes()[log_start:]
+        if has_started and due_time is None and find_last_iteration(work_dir) >= first + steps:
+            due_time = time.monotonic() + delay
+        is_due = due_time is not None and time.monotonic() > due_time
+        if is_due and (not writing or {file.name for file in work_dir.glob(".iter_*")} - old_drafts):
             break
-        time.sleep(0.0005 if writing else 0.01)
+        time.sleep(0.0005 if is_due else 0.01)
     for pid in set(pids) - ended.keys():
         os.kill(pid, signal.SIGKILL)
     for pid in set(pids) - ended.keys():
         os.waitpid(pid, 0)
     return not ended
+
+
+def find_last_iteration(work_dir: Path) -> int:
+    """Return the iteration of the latest checkpoint in a folder, or 0."""
+    return max((int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth")), default=0)
 
 
 if __name__ == "__main__":
