@@ -4,8 +4,9 @@ import runpy
 import sys
 
 import pytest
+from mmengine.logging import MMLogger
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, forget
 from van_mm.apis.command_line import exit_with_message, keep_tracebacks
 from van_mm.apis.run_config import dump_config
 from van_mm.utils.errors import UserError, wrap_build_errors
@@ -81,3 +82,14 @@ def test_every_tool_ends_with_a_message(tool):
     """tools/misc/test_environments.py runs before the package is installed."""
     end = tool.read_text().partition('if __name__ == "__main__":')[2]
     assert "with exit_with_message():" in end or tool.stem == "test_environments"
+
+
+def test_run_log_has_the_traceback(tmp_path):
+    """The log of the run ends with the message and the traceback, those of a user's mistake too."""
+    forget(MMLogger)
+    MMLogger.get_instance("run", log_file=str(tmp_path / "run.log"))
+    with pytest.raises(SystemExit), exit_with_message(), wrap_build_errors("the head"):
+        run_user_code(tmp_path, "def build():\n    return {}['x']\nbuild()\n")
+    text = (tmp_path / "run.log").read_text()
+    assert "the head does not build: KeyError: 'x'" in text and "users_module.py" in text and "return {}['x']" in text
+    forget(MMLogger)

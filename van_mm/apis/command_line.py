@@ -50,12 +50,13 @@ def log_traceback(error: Exception, is_unexpected: bool) -> str:
     return f" (traceback: {path})"
 
 
-def log_error(message: str) -> None:
-    """Write the message that ends a run to the end of its log file. The screen shows it anyway."""
+def log_error(message: str, error: Exception) -> None:
+    """Write the message that ends a run and the traceback to the end of its log file. The screen shows the message."""
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
-    record = logger.makeRecord(logger.name, logging.ERROR, sys.argv[0], 0, message, (), None, "main")
+    cause = (type(error), error, error.__traceback__)
+    record = logger.makeRecord(logger.name, logging.ERROR, sys.argv[0], 0, message, (), cause, "main")
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
@@ -136,6 +137,6 @@ def exit_with_message() -> Iterator[None]:
         if os.environ.get("VAN_MM_TRACEBACK"):
             traceback.print_exc()
         message = report_failure(message) + logged
-        log_error(message)
+        log_error(message, error)
         sys.exit(f"error: {message}")
     leave_job()

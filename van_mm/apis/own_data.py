@@ -21,7 +21,7 @@ from van_mm.datasets.folders.found import FolderData
 from van_mm.datasets.folders.label_maps import IGNORED
 from van_mm.datasets.folders.read import describe_folder, read_folder
 from van_mm.demo.demo_config import get_demo_settings, use_scratch_lr
-from van_mm.engine.distributed.processes import rank_zero_first
+from van_mm.engine.distributed.processes import take_turns
 from van_mm.utils.codebases import CODEBASES
 from van_mm.utils.config_walk import drop_pretrained, find_inner_dataset, get_type_name, iter_dicts, to_pair
 from van_mm.utils.errors import UserError, WeightsError
@@ -112,7 +112,7 @@ def use_data(
         if value is not None and value < 1:
             raise UserError(f"the {name} must be at least 1, got {value}. Choose another one")
     wanted = find_wanted_kind(cfg)
-    with rank_zero_first():
+    with take_turns():
         data = read_folder(folder, {"masks": "boxes"}.get(wanted, wanted), seed, ignore_index)
     check_kind(data, wanted, cfg)
     print(describe_folder(data), flush=True)
@@ -492,7 +492,7 @@ def set_weights_and_lr(cfg: Config, pretrained: bool | None) -> str:
     for source in sources if pretrained is None else ():
         if "://" not in source or source.startswith((MODEL_ZOO_PREFIX, "http://", "https://")):
             try:
-                with rank_zero_first():
+                with take_turns():
                     read_checkpoint(source)
             except WeightsError as error:
                 problem = str(error)
