@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.models import ImageClassifier
 
 from tests.conftest import ROOT
 from van_mm.apis.run_config import add_guards, get_run_config
@@ -92,3 +93,27 @@ def test_checkpoint_is_read_once(train, monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "load", count)
     assert "resumed epoch: 0, iter: 1" in train("cls/van_b0_in1k", 2, "--no-validate", "--resume")
     assert len(reads) == 1
+
+
+def test_dumped_config_resumes_within_an_epoch(run_tool, demo_root, tmp_path, monkeypatch):
+    """The dumped config of an epoch-based run resumes in the midst of an epoch, and leaves out one step with a NaN."""
+    cfg = get_run_config("cls/van_b0_in1k", demo=True, demo_root=str(demo_root))
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=10)
+    cfg.train_dataloader.update(batch_size=2, num_batch_per_epoch=3, sampler=dict(type="DefaultSampler", shuffle=True))
+    cfg.default_hooks.checkpoint.update(interval=2)
+    cfg.dump(tmp_path / "first.py")
+    train = ("--work-dir", tmp_path / "run", "--no-validate")
+    assert run_tool("train", tmp_path / "first.py", *train).returncode == 0
+    (tmp_path / "run/iter_6.pth").unlink()
+    steps, loss = [], ImageClassifier.loss
+
+    def compute_loss(self, *args, **kwargs):
+        steps.append(len(steps))
+        losses = loss(self, *args, **kwargs)
+        return dict(losses, loss=losses["loss"] * (float("nan") if len(steps) == 1 else 1))
+
+    monkeypatch.setattr(ImageClassifier, "loss", compute_loss)
+    done = run_tool("train", tmp_path / "run/first.py", *train, "--resume")
+    assert done.returncode == 0 and "resumed epoch: 1, iter: 4" in done.stdout, done.stdout
+    assert len(steps) == 2 and done.stdout.count("not finite") == 1, done.stdout
+    assert (tmp_path / "run/iter_6.pth").exists()
