@@ -17,6 +17,13 @@ def test_epochs_of_a_classifier():
     assert cfg.train_cfg == dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=1)
 
 
+def test_run_without_room_for_a_warmup():
+    cfg = get_config("cls/van_b0_in1k")
+    set_run_length(cfg, 1, by_epoch=True, steps_per_epoch=4)
+    (cosine,) = cfg.param_scheduler
+    assert (cosine.begin, cosine.end) == (0, 1)
+
+
 def test_ema_of_unknown_data_keeps_its_share():
     cfg = get_config("cls/van_b0_in1k")
     set_run_length(cfg, 30, by_epoch=True)

@@ -49,7 +49,7 @@ RUN_DEFAULTS = {
 LONG_RUN = 100  # epochs from which on a classifier keeps its strong augmentation; our choice
 MIN_STEPS = 150  # steps of an epoch for which a classifier's batch on a CPU gets smaller, down to 8; our choice
 STRONG_TRANSFORMS = ("RandAugment", "AutoAugment", "RandomErasing")
-MILD_CROP = (0.5, 1.0)  # share of an image that a crop has in short runs; our choice
+MILD_CROP = (0.7, 1.0)  # share of an image that a crop has in short runs; our choice
 MIN_SIDE = 64  # smallest image side that is chosen, because the last stage has a stride of 32; our choice
 VALIDATIONS = 5  # largest number of validations in a run; our choice
 MAX_WORKERS = 8  # processes that load data for each process that trains; our choice
@@ -491,11 +491,11 @@ def set_weights_and_lr(cfg: Config, pretrained: bool | None) -> str:
     problem = "they are switched off" if pretrained is False else None
     for source in sources if pretrained is None else ():
         if "://" not in source or source.startswith((MODEL_ZOO_PREFIX, "http://", "https://")):
-            try:
-                with take_turns():
+            with take_turns():
+                try:  # inside, because the other processes wait for the first one
                     read_checkpoint(source)
-            except WeightsError as error:
-                problem = str(error)
+                except WeightsError as error:
+                    problem = str(error).partition(" To train without")[0]
     batch = cfg.train_dataloader.batch_size * get_world_size()
     optimizer = cfg.optim_wrapper.optimizer
     base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")

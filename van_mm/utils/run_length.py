@@ -109,7 +109,10 @@ def scale_schedulers(cfg: Config, length: int, by_epoch: bool, steps_per_epoch: 
         if in_epochs != by_epoch:
             end = end * (steps_per_epoch or 0) if in_epochs else end / steps_per_epoch if steps_per_epoch else 0
         warmup = max(warmup, min(WARMUP_SHARE * length, end or length))
-    warmup = warmup if by_epoch else round(warmup)
+    if not by_epoch:
+        warmup = round(warmup)
+    elif steps_per_epoch and warmup * steps_per_epoch < 1:
+        warmup = 0  # mmengine refuses a scheduler of less than a step
     for scheduler in schedulers:
         in_epochs = scheduler.get("by_epoch", True)
         total, old_warmup = totals[in_epochs], warmup_ends[in_epochs]

@@ -93,6 +93,14 @@ def test_csv(header, folder):
     assert data.classes == ["0", "10"] and count(data) == {"train": 8, "val": 2}
 
 
+def test_invented_labels_of_a_submission_are_not_read(folder):
+    for i in range(4):
+        write_image(folder / f"train/{i}.jpg")
+    (folder / "train_labels.csv").write_text("id,label\n0,x\n1,y\n2,x\n3,y\n")
+    (folder / "sample_submission.csv").write_text("id,label\n0,z\n")
+    assert read(folder, "classes").classes == ["x", "y"]
+
+
 def test_csv_of_each_split_and_missing_files(folder):
     write_image(folder / "a.jpg")
     write_image(folder / "b.jpg")
@@ -197,6 +205,15 @@ def test_yolo_with_wrong_lines_and_images_without_labels(folder):
     data = read(folder, "boxes")
     assert data.splits["train"].counts == {"cell": 2, "dust": 3} and data.splits["train"].images == 4
     assert sum("left out" in note or "without objects" in note for note in data.notes) == 2
+
+
+def test_yolo_beside_the_images(folder):
+    for i in range(6):
+        write_image(folder / f"{i}.jpg", seed=i)
+        (folder / f"{i}.txt").write_text("1 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.25 0.25\n")
+    (folder / "classes.txt").write_text("cell\ndust\n")
+    data = read(folder, "boxes")
+    assert data.classes == NAMES and count(data) == {"train": 5, "val": 1}
 
 
 def test_yolo_with_more_classes_than_names(folder):

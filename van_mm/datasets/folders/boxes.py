@@ -86,8 +86,7 @@ def read_voc(folder: Path, cache: Cache, seed: int) -> FolderData | None:
 def read_yolo(folder: Path, kind: str, cache: Cache, seed: int) -> FolderData | None:
     """Read YOLO txt with its ``data.yaml``: boxes, polygons, or keypoints with ``kpt_shape``."""
     settings, yaml_file = read_data_yaml(folder)
-    label_files = {path for path in list_files(folder, (".txt",)) if "labels" in path.parent.parts or settings}
-    if not settings and not (label_files and any("labels" in path.relative_to(folder).parts for path in label_files)):
+    if not settings and not has_label_files(folder):
         return None
     parser = import_box_parser()
     base = yaml_file.parent if yaml_file else folder
@@ -151,6 +150,13 @@ def read_yolo(folder: Path, kind: str, cache: Cache, seed: int) -> FolderData | 
             keypoints["swap"] = list(settings["flip_idx"])
     layout = f"YOLO txt{f' ({yaml_file.name})' if yaml_file else ''}"
     return convert(folder, layout, kind, names, named, cache, seed, notes, keypoints)
+
+
+def has_label_files(folder: Path) -> bool:
+    """Return whether a folder without ``data.yaml`` has text files in ``labels``, or one beside an image."""
+    if any("labels" in path.relative_to(folder).parts for path in list_files(folder, (".txt",))):
+        return True
+    return bool(read_names({}, folder)) and any(path.with_suffix(".txt").is_file() for path in list_images(folder))
 
 
 def read_data_yaml(folder: Path) -> tuple[dict, Path | None]:

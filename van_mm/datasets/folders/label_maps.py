@@ -244,7 +244,10 @@ def read_class_names(folder: Path) -> list[str]:
         name = path.stem.lower()
         text = path.read_text(encoding="utf-8", errors="replace")
         if path.suffix.lower() in (".yaml", ".yml"):
-            content = yaml.safe_load(text)
+            try:
+                content = yaml.safe_load(text)
+            except yaml.YAMLError:  # a file of something else
+                continue
             found = content.get("names") or content.get("classes") if isinstance(content, dict) else None
             if found:
                 return (
