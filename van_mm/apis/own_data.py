@@ -235,12 +235,12 @@ def make_dataset_cfg(cfg: Config, data: FolderData, split: str, pipeline: list, 
     return ConfigDict(type="CocoDataset", metainfo=metainfo, **common)
 
 
-def make_palette(number: int) -> list[list[int]]:
-    """Return distinct colors (R, G, B), whose hues differ by the golden angle."""
+def make_palette(number: int) -> list[tuple[int, int, int]]:
+    """Return distinct colors (R, G, B), whose hues differ by the golden angle. mmdet draws with tuples only."""
     colors = (
         colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.65 + 0.3 * (i % 2), 0.95 - 0.25 * (i // 2 % 2)) for i in range(number)
     )
-    return [[round(255 * value) for value in color] for color in colors]
+    return [tuple(round(255 * value) for value in color) for color in colors]
 
 
 def make_pose_metainfo(data: FolderData) -> dict:
