@@ -1,5 +1,6 @@
 """Every config builds the recipe of the paper and trains."""
 
+import re
 from fnmatch import fnmatch
 
 import pytest
@@ -23,6 +24,8 @@ QUICK = {
     "cls/van_b4_in22k_cub",
     "cls/van_b4_in22k_ft_in1k_384",
     "det/gfl_van_b2_ms_3x_coco",
+    "det/mask_rcnn_lsknet_t_1x_coco",
+    "seg/upernet_van_lska_b0",
     "det/mask2former_van_b6_in22k_50e_coco_panoptic",
     "pose/simplebaseline_van_b2_coco_384x288",
     "seg/edn_van_b2_duts",
@@ -109,7 +112,7 @@ def inner_dataset(dataset):
 def test_recipe(config, demo_root, tmp_path):
     """The runner has the settings of the paper, section 4."""
     recipe = recipe_of(config)
-    size = config.split("van_")[1][:2]
+    size = re.search(r"lsknet_[ts]|(lska_)?b\d", config)[0]
     runner = build(config, demo_root, tmp_path)
     model, loader, loop = runner.model, runner.train_dataloader, runner.train_loop
     steps = loop.max_iters // loop.max_epochs if "epochs" in recipe else 1  # per epoch
@@ -223,7 +226,7 @@ def test_auto_scale_lr(config, gpus, demo_root, tmp_path):
 )
 def test_demo_trains(config, demo_root, run_tool):
     """Every config trains with tools/train.py. B4, B5 and B6 have one block per stage here, to save time."""
-    size = config.split("van_")[1][:2]
+    size = re.search(r"lsknet_[ts]|b\d", config)[0]
     options = []
     if size in ("b4", "b5", "b6"):
         values = {"_delete_": True} | {
@@ -239,7 +242,7 @@ def test_config_names():
     names = list_configs()
     assert "seg/upernet_van_b2" in names and "cls/ablation/van_b0_k7_in1k" in names
     assert not any("_base_" in name for name in names)
-    assert list_configs("pose/*") == [
+    assert list_configs("pose/*_van_b?_*") == [
         "pose/simplebaseline_van_b2_coco_256x192",
         "pose/simplebaseline_van_b2_coco_384x288",
     ]

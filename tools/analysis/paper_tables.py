@@ -22,7 +22,13 @@ from pathlib import Path
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--table", type=int, nargs="+", metavar="N", help="tables to print (default: all)")
+    source.add_argument(
+        "--table",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        nargs="+",
+        metavar="N",
+        help="tables to print: numbers of the paper's, or names such as lsknet (default: all)",
+    )
     source.add_argument(
         "--configs", nargs="+", metavar="CONFIG", help="print a table of these configs instead, also upstream's"
     )
@@ -55,7 +61,10 @@ def main(args: argparse.Namespace) -> int:
     paper_tables = load_paper()["tables"]
     unknown = set(args.table or ()) - set(paper_tables)
     if unknown:
-        raise UserError(f"the paper has no table {sorted(unknown)} of results; choose from {sorted(paper_tables)}")
+        raise UserError(
+            f"the paper has no table {', '.join(map(str, unknown))} of results; "
+            f"choose from {', '.join(map(str, paper_tables))}"
+        )
     if args.work_dirs and not Path(args.work_dirs).is_dir():
         raise UserError(f"--work-dirs {args.work_dirs} is not a folder")
 

@@ -1,12 +1,7 @@
 """List the published weights: ``python -m van_mm.checkpoints``."""
 
 from van_mm.checkpoints.io import MODEL_ZOO, MODEL_ZOO_PREFIX, get_cache_path
-from van_mm.models.backbones.van import format_arch
-
-
-def format_backbone(row: dict) -> str:
-    """Return the backbone of a row of :data:`~van_mm.checkpoints.io.MODEL_ZOO`, such as ``'VAN-B0, LSKA'``."""
-    return ", ".join([format_arch(row["arch"]), *filter(None, [row.get("lka")])])
+from van_mm.checkpoints.loading import format_backbone
 
 
 def main() -> None:

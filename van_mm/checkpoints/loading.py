@@ -69,6 +69,11 @@ def describe_backbone(backbone: dict[str, Tensor]) -> str | None:
     return f"{format_arch(matches[0])} with {guess_attention(backbone)}" if matches else None
 
 
+def format_backbone(row: dict) -> str:
+    """Return the backbone of a row of :data:`~van_mm.checkpoints.io.MODEL_ZOO`, such as ``'VAN-B0, LSKA'``."""
+    return ", ".join([format_arch(row["arch"]), *filter(None, [row.get("lka")])])
+
+
 def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the model inside the wrappers for distributed training and test-time augmentation."""
     model = model.module if is_model_wrapper(model) else model

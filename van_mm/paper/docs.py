@@ -6,6 +6,8 @@ import yaml
 
 from van_mm.apis.configs import list_configs
 from van_mm.checkpoints.io import MODEL_ZOO
+from van_mm.checkpoints.loading import format_backbone
+from van_mm.models.backbones.van import format_arch
 from van_mm.paper.tables import check_row, format_table, get_cached_config, get_columns, load_paper
 from van_mm.version import __version__
 
@@ -43,7 +45,10 @@ def make_metafile(group: str, tables: dict, checks: dict) -> dict:
     models = []
     for config in list_configs(f"{group}/*"):
         cfg = get_cached_config(config)
-        meta = {"Architecture": "Visual Attention Network", "Size": cfg.model.backbone.arch.upper()}
+        backbone = cfg.model.backbone
+        meta = {"Architecture": "Visual Attention Network", "Size": format_arch(backbone.arch).removeprefix("VAN-")}
+        if "type" in backbone.get("lka_cfg", {}):
+            meta["Attention"] = backbone.lka_cfg.type
         length = cfg.train_cfg.get("max_epochs")
         meta |= {"Epochs": length} if length else {"Iterations": cfg.train_cfg.max_iters}
         model = {"Name": Path(config).name, "In Collection": "VAN", "Config": f"configs/{config}.py", "Metadata": meta}
@@ -92,19 +97,23 @@ def make_model_zoo(tables: dict, checks: dict) -> str:
         "FLOPs are those of the config's model, with a classifier for backbones. The metric is the one that the source",
         "reports; `python tools/test.py CONFIG van_mm://NAME` on the real data set prints the measured one beside it.",
         "",
-        "| name | VAN | trained on | params (M) | FLOPs (G) | file (MB) | published | source |",
+        "| name | backbone | trained on | params (M) | FLOPs (G) | file (MB) | published | source |",
         "| --- | --- | --- | ---: | ---: | ---: | --- | --- |",
     ]  # fmt: skip
     for name, row in MODEL_ZOO.items():
         arch = row["arch"]
-        if row["classes"] == 150:
+        if "lka" in row:
+            config = f"cls/van_{row['lka'].lower()}_{arch}_in1k"
+        elif arch.startswith("lsknet"):
+            config = f"cls/{arch}_in1k"
+        elif row["classes"] == 150:
             config = f"seg/{Path(row['file']).stem}"
         else:
             config = f"cls/van_{arch}_in1k" if arch < "b5" else f"cls/van_{arch}_in22k_ft_in1k"
         here = counts[config]
         published = "{metric} {value}, {protocol}".format(**row["published"]) if "published" in row else ""
         cells = [
-            f"`{name}`", arch.upper(), row["pretrain"], f"{here['params']:.1f}", f"{here['flops']:.1f}",
+            f"`{name}`", format_backbone(row), row["pretrain"], f"{here['params']:.1f}", f"{here['flops']:.1f}",
             row.get("file_mb") or row["size_mb"] or "", published, f"[{row['source']}]({row['url']})",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")

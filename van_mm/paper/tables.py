@@ -33,7 +33,8 @@ def load_paper() -> dict:
     """Return the content of ``paper.yml``. Decimal numbers are ``Decimal``.
 
     Returns:
-        dict: ``tables`` by number, ``comparators`` (results of other backbones) and ``recipes`` (training settings).
+        dict: ``tables`` by number, or by name if they are of LKA's relatives; ``comparators`` (results of other
+        backbones); and ``recipes`` (training settings).
 
     Example:
         >>> load_paper()["tables"][12]["rows"][6]["mIoU"]
@@ -221,17 +222,20 @@ def format_cell(row: dict, check: dict, column: str) -> str:
     return f"{'-' if printed is None else printed} / {here:.{digits}f}{mark}"
 
 
-def format_table(number: int, table: dict, checks: list[dict], configs: str = "../configs") -> str:
+def format_table(number: int | str, table: dict, checks: list[dict], configs: str = "../configs") -> str:
     """Return a table as Markdown with cells ``paper / here``.
 
     Args:
-        number (int): Number of the table in the paper, or 0 for a table that is not in the paper.
+        number (int | str): Number of the table in the paper, or 0 or a name for a table that is not in the paper.
         table (dict): A table of ``load_paper()["tables"]``.
         checks (list[dict]): The results of :func:`check_row` for its rows.
         configs (str): Folder that links to configs start with. Defaults to '../configs'.
     """
     names = get_columns(table)
-    lines = [f"### Table {number}: {table['title']}" if number else f"### {table['title']}", ""]
+    lines = [
+        f"### Table {number}: {table['title']}" if isinstance(number, int) and number else f"### {table['title']}",
+        "",
+    ]
     lines += [
         "| | " + " | ".join(COLUMN_LABELS.get(name, name) for name in names) + " |",
         "| --- |" + " ---: |" * len(names),
