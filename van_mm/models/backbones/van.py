@@ -399,18 +399,21 @@ class VAN(BaseModule):
         self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        outs = self.forward_stages(x, max(self.out_indices))
+        return tuple(outs[i].contiguous() if self.contiguous else outs[i] for i in self.out_indices)
+
+    def forward_stages(self, x: Tensor, last: int) -> list[Tensor]:
+        """Return the maps of stages 0 to ``last`` for images (N, ``in_channels``, H, W)."""
         recompute = self.with_cp and not records_operators(x)
         x = to_fast_memory_format(x)
         outs = []
-        for i, (patch_embed, blocks, norm) in enumerate(self.get_stages()):
+        for patch_embed, blocks, norm in self.get_stages()[: last + 1]:
             x = patch_embed(x)
             for block in blocks:
                 x = checkpoint(block, x, use_reentrant=False) if recompute and x.requires_grad else block(x)
             x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             outs.append(x)
-            if i == max(self.out_indices):
-                break
-        return tuple(outs[i].contiguous() if self.contiguous else outs[i] for i in self.out_indices)
+        return outs
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Return the module that ``torch.jit.script`` compiles, a graph of PyTorch's operators from ``torch.fx``."""
