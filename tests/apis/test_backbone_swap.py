@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import mmcv.ops
 import pytest
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
 
 from tests.conftest import ROOT
 from tests.tools.test_train_test import last_metrics, refused
 from van_mm import get_config, swap_backbone
 from van_mm.apis.backbone_swap import use_paper_optimizer
-from van_mm.apis.backbone_swap_rules import find_backbone_parent, match_stages
+from van_mm.apis.backbone_swap_rules import find_backbone_parent, make_van_cfg, match_stages
 from van_mm.apis.run_config import get_run_config
 from van_mm.utils.errors import UserError
 
@@ -185,6 +186,24 @@ def test_frozen_stages_and_norm_eval_are_kept():
     cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco")
     swap_backbone(cfg, "b0")
     assert (cfg.model.backbone.frozen_stages, cfg.model.backbone.norm_eval) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "frozen", "expected"),
+    [
+        (dict(type="VisionTransformer", arch="deit-t"), 3, 1),
+        (dict(type="VisionTransformer", arch="deit-t"), 11, 3),
+        (dict(type="VisionTransformer", arch="deit-t"), 2, 0),
+        (dict(type="VisionTransformer", arch="deit-t"), -1, -1),
+        (dict(type="SwinTransformer", arch="tiny"), 2, 2),
+        (dict(type="ResNet", depth=18), 4, 4),
+    ],
+)
+def test_frozen_blocks_become_frozen_stages(backbone, frozen, expected):
+    """Transformers such as ViT count blocks. Three of twelve are a quarter, and so is one of VAN's four stages."""
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        van = make_van_cfg(ConfigDict(backbone, frozen_stages=frozen), "b0", (3,))
+    assert van.frozen_stages == expected
 
 
 def test_contiguous_where_an_operator_needs_it():

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from van_mm import get_config
 from van_mm.apis.backbone_swap import swap_backbone
+from van_mm.apis.run_config import get_run_config
 from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import UserError
 
@@ -133,3 +134,20 @@ def test_bases_are_found_without_the_model_index(monkeypatch):
     assert get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco").model.type == "RetinaNet"
     assert get_config("seg/upernet_van_b0").model.type == "EncoderDecoder"
     assert Config._get_cfg_path is search
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("cls/van_b0_in1k", {}, True),
+        ("cls/van_b0_in1k", {"num_workers": 0}, False),
+        ("cls/van_b0_in1k", {"persistent_workers": False}, False),
+        ("seg/semantic_fpn_van_b0", {}, True),
+        ("seg/semantic_fpn_van_b0", {"num_workers": 0}, False),
+    ],
+)
+def test_workers_are_kept_if_there_are_any(name, options, expected, tmp_path):
+    """mmpretrain's own tools keep workers from epoch to epoch. PyTorch refuses to keep workers that are not there."""
+    options = {f"{split}_dataloader.{key}": value for key, value in options.items() for split in ("train", "val")}
+    cfg = get_run_config(name, cfg_options=options, work_dir=str(tmp_path))
+    assert cfg.train_dataloader.persistent_workers is cfg.val_dataloader.persistent_workers is expected

@@ -2,11 +2,17 @@
 
 import json
 import shutil
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
+from mmengine.dataset import BaseDataset, RepeatDataset
 from PIL import Image
 
 from tests.tools.test_train_test import refused
+from van_mm.datasets import bad_samples
+from van_mm.datasets.bad_samples import skip_bad_samples
+from van_mm.utils.errors import UserError
 
 SEG, DET, POSE, CLS = (
     "seg/semantic_fpn_van_b0",
@@ -53,7 +59,7 @@ def test_training_skips_and_logs_bad_samples(workers, root, fork_tool, tmp_path)
     )
     options = ("--cfg-options", "train_dataloader.batch_size=2", f"train_dataloader.num_workers={workers}")
     refused(
-        fork_tool(*train, *options)[0].wait(), "1 samples of the data set can't be used, and 0 may be", "--max-bad-data"
+        fork_tool(*train, *options)[0].wait(), "2 samples of the data set can't be used, and 1 may be", "--max-bad-data"
     )
     done = fork_tool(*train, "--max-bad-data", 0.34, *options)[0].wait()
     assert done.returncode == 0, done.stdout
@@ -62,6 +68,104 @@ def test_training_skips_and_logs_bad_samples(workers, root, fork_tool, tmp_path)
     lines = [json.loads(line) for line in logs[-1].read_text().splitlines()]
     assert {line["file"] for line in lines} == {str(images[0]), str(images[2])}
     assert all(line["error"] for line in lines)
+
+
+class Samples(BaseDataset):
+    """A data set of which no sample can be read, except for the last one."""
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=f"{i}.jpg", last=i == self.number - 1) for i in range(self.number)]
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(pipeline=[self.read], serialize_data=False)
+
+    def read(self, data: dict) -> dict:
+        if not data["last"]:
+            raise ValueError("not an image")
+        return data
+
+
+def make_dataset(folder: Path, number: int, fraction: float | None) -> Samples:
+    dataset = Samples(number)
+    skip_bad_samples(dataset, folder, fraction)
+    return dataset
+
+
+def try_samples(dataset: Samples) -> None:
+    for index in range(dataset.number):
+        dataset.prepare_data(index)
+
+
+def read_lines(folder: Path) -> list[str]:
+    return [line for file in sorted(folder.glob("bad_data*.jsonl")) for line in file.read_text().splitlines()]
+
+
+def test_many_bad_samples(tmp_path, monkeypatch):
+    """Each bad sample is written once and read at most once, in all epochs."""
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(bad_samples.json, "loads", lambda line: parsed.append(line) or loads(line))
+    dataset = make_dataset(tmp_path, 2001, 1.0)
+    for _ in range(3):
+        try_samples(dataset)
+    assert len(set(read_lines(tmp_path))) == len(read_lines(tmp_path)) == 2000
+    assert len(parsed) <= 2000
+    resumed = make_dataset(tmp_path, 2001, 1.0)  # as a new worker
+    try_samples(resumed)
+    assert len(read_lines(tmp_path)) == 2000 and len(resumed.pipeline.log.samples) == 2000
+
+
+def test_several_writers(tmp_path, monkeypatch):
+    """Two ranks with two workers each count the samples of all, and write valid lines."""
+
+    context = get_context("fork")
+    barrier = context.Barrier(4)
+
+    def work(rank: int) -> None:
+        monkeypatch.setattr(bad_samples, "get_rank", lambda: rank)
+        dataset = make_dataset(tmp_path, 301, 1.0)
+        barrier.wait()
+        for index in range(301)[:: -1 if rank else 1]:
+            dataset.prepare_data(index)
+
+    workers = [context.Process(target=work, args=(rank,)) for rank in (0, 0, 1, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad_data.jsonl", "bad_data_rank1.jsonl"]
+    assert {json.loads(line)["file"] for line in read_lines(tmp_path)} == {f"{i}.jpg" for i in range(300)}
+    monkeypatch.setattr(bad_samples, "get_rank", lambda: 2)
+    dataset = make_dataset(tmp_path, 302, 300 / 302)
+    with pytest.raises(UserError, match="301 samples of the data set can't be used, and 300 may be"):
+        try_samples(dataset)
+
+
+def test_torn_lines_are_no_error(tmp_path):
+    """A process that was killed leaves the beginning of a line."""
+    line = json.dumps(dict(file="0.jpg", error="not an image", transform="read"))
+    log = tmp_path / "bad_data.jsonl"
+    log.write_text(f"{line}\n{line[:20]}\n[1]\n{{}}\n\n{line[:30]}")
+    dataset = make_dataset(tmp_path, 4, 1.0)
+    try_samples(dataset)
+    assert set(dataset.pipeline.log.samples) == {"0.jpg", "1.jpg", "2.jpg"}
+
+
+@pytest.mark.parametrize(("number", "fraction", "limit"), [(6, 0.001, 1), (5000, 0.001, 5), (6, 0.0, 0), (6, 0.5, 3)])
+def test_limit(number, fraction, limit, tmp_path):
+    """Any share above 0 allows a bad sample. Repeated samples do not count."""
+    dataset = RepeatDataset(Samples(number), times=10)
+    skip_bad_samples(dataset, tmp_path, fraction)
+    assert dataset.dataset.pipeline.limit == limit
+
+
+def test_message_of_a_validation_lists_its_own_samples(tmp_path):
+    try_samples(make_dataset(tmp_path, 4, 1.0))
+    with pytest.raises(
+        UserError, match="1 samples of the data set can't be used:\n  0.jpg: ValueError: not an image\n"
+    ):
+        try_samples(make_dataset(tmp_path, 4, None))
 
 
 def test_validation_stops_at_a_bad_image(root, run_tool, tmp_path):

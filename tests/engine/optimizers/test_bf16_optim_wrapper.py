@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from van_mm import VAN
 from van_mm.engine.optimizers.bf16_optim_wrapper import BFloat16OptimWrapper
+from van_mm.models.utils.autocast import autocast_backbone
 from van_mm.utils.codebases import has_compiled_operators
 
 SMALL = dict(embed_dims=[16] * 4, depths=[1] * 4, mlp_ratios=[2] * 4)
@@ -49,6 +51,36 @@ def test_autocast_ends_after_an_error():
     with pytest.raises(RuntimeError), wrapper.optim_context(model):
         model(torch.randn(2, 5, 64, 64))
     assert not torch.is_autocast_enabled("cpu") and not model.backbone._forward_pre_hooks
+
+
+class Outputs(nn.Module):
+    """A backbone that returns what a function makes of its map and the map's indices."""
+
+    def __init__(self, arrange) -> None:
+        super().__init__()
+        self.conv, self.arrange = nn.Conv2d(3, 4, 1), arrange
+
+    def forward(self, x: torch.Tensor):
+        x = self.conv(x)
+        return self.arrange(x, x.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [lambda x, i: x, lambda x, i: (x, i), lambda x, i: [x, (x, i)], lambda x, i: dict(map=x, index=i, size=None)],
+    ids=["tensor", "tuple", "nested list", "dict"],
+)
+def test_backbone_keeps_the_structure_of_its_outputs(arrange):
+    """A tensor stays one tensor, and is not split along the batch. Only maps of half precision change."""
+    backbone, x = Outputs(arrange), torch.randn(2, 3, 8, 8)
+    exact = backbone(x)
+    with autocast_backbone(backbone, torch.bfloat16):
+        outputs = backbone(x)
+    leaves, spec = tree_flatten(outputs)
+    exact_leaves, exact_spec = tree_flatten(exact)
+    assert spec == exact_spec
+    for a, b in zip(leaves, exact_leaves, strict=True):
+        assert a is b is None or (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 
 import pytest
 import torch
@@ -29,12 +30,26 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert file.read_bytes() == b"first" and [p.name for p in file.parent.iterdir()] == ["iter_1.pth"]
 
 
+def test_renaming_is_flushed(tmp_path, monkeypatch):
+    """The folder is flushed after the renaming. A file system that cannot do this is no error."""
+    file, flushed = tmp_path / "iter_1.pth", []
+
+    def flush(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            flushed.append((os.fstat(descriptor).st_ino, file.read_bytes()))
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    AtomicBackend().put(b"weights", file)
+    assert flushed == [(tmp_path.stat().st_ino, b"weights")]
+
+
 def test_full_disk_stops_the_run(run_tool, demo_root, tmp_path, monkeypatch):
     """When the second checkpoint does not fit, the first stays complete and --resume continues from it."""
     writes, real = [], os.fsync
 
     def full(descriptor):
-        writes.append(descriptor)
+        writes.extend([descriptor] * stat.S_ISREG(os.fstat(descriptor).st_mode))
         if len(writes) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)

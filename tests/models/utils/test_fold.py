@@ -1,13 +1,18 @@
 """A folded model gives the same output."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from van_mm import VAN, fold
 from van_mm.models.backbones.van import Block
 
+fold_module = sys.modules[fold.__module__]
 SMALL = dict(embed_dims=[16, 32, 32, 48], depths=[1, 2, 1, 1], mlp_ratios=[2, 2, 2, 2])
 VARIANTS = [
     {},
@@ -55,6 +60,27 @@ def test_folded_equals_original(options):
         assert (a - b).norm() < 1e-5 * b.norm()
     remaining = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, Block))]
     assert ("norm_cfg" in options) == bool(remaining)
+
+
+class RefuseDouble(TorchDispatchMode):
+    """Raise on tensors in double precision, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)):
+            raise TypeError(f"{func}: this device has no float64")
+        return out
+
+
+@torch.no_grad()
+def test_device_without_double_precision(monkeypatch):
+    model, x = make_van(), torch.randn(1, 3, 64, 64)
+    before = model(x)
+    monkeypatch.setattr(fold_module, "DEVICES_WITHOUT_DOUBLE", ("cpu",))
+    with RefuseDouble():
+        fold(model)
+    for a, b in zip(model(x), before, strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
 
 
 def test_training_mode_raises():
