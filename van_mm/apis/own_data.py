@@ -129,7 +129,7 @@ def use_data(
     changes.append(set_weights_and_lr(cfg, pretrained))
     changes += set_length(cfg, data, epochs, iters)
     if wanted == "classes":
-        changes += lighten_augmentation(cfg)
+        changes += lighten_regularization(cfg)
     for key in ("data_root", "dataset_type"):  # nothing reads these variables any more
         cfg._cfg_dict.pop(key, None)
     return changes
@@ -540,11 +540,11 @@ def set_length(cfg: Config, data: FolderData, epochs: int | None, iters: int | N
     return changes
 
 
-def lighten_augmentation(cfg: Config) -> list[str]:
-    """Drop the augmentation of a classifier that only pays off in long runs, if the run is short.
+def lighten_regularization(cfg: Config) -> list[str]:
+    """Drop the regularization of a classifier that only pays off in long runs, if the run is short.
 
-    Mixup, CutMix, RandAugment and RandomErasing keep a model from overfitting in hundreds of epochs. In a few they keep
-    it from learning, and crops of 8 % of an image often miss the object.
+    Mixup, CutMix, RandAugment, RandomErasing and stochastic depth keep a model from overfitting in hundreds of epochs.
+    In a few they keep it from learning, and crops of 8 % of an image often miss the object.
     """
     length, by_epoch = get_run_length(cfg)
     if by_epoch and length >= LONG_RUN:
@@ -559,4 +559,7 @@ def lighten_augmentation(cfg: Config) -> list[str]:
     for step in kept:
         if get_type_name(step) == "RandomResizedCrop":
             step.setdefault("crop_ratio_range", MILD_CROP)
-    return [f"augmentation: no {', '.join(dropped)} in a run of less than {LONG_RUN} epochs"] if dropped else []
+    if cfg.model.backbone.get("drop_path_rate"):
+        cfg.model.backbone.drop_path_rate = 0.0
+        dropped.append("stochastic depth")
+    return [f"regularization: no {', '.join(dropped)} in a run of less than {LONG_RUN} epochs"] if dropped else []
