@@ -69,6 +69,7 @@ def compare_runs(config: str, args: argparse.Namespace) -> bool:
     folder.mkdir(parents=True)
     whole_dir, killed_dir = folder / "whole", folder / "killed"
     whole_log, killed_log = folder / "whole.log", folder / "killed.log"
+    killed_log.touch()
     train = [str(TRAIN), str(folder / "config.py"), "--work-dir"]
     wait(fork(lambda: write_config(config, folder / "config.py", args), whole_log))
 
@@ -81,7 +82,7 @@ def compare_runs(config: str, args: argparse.Namespace) -> bool:
     rng.shuffle(while_writing)
     counts = {True: 0, False: 0}
     for writing in track(while_writing, f"{config}: killing", console=Console(stderr=True)):
-        log_start = killed_log.stat().st_size if killed_log.exists() else 0
+        log_start = killed_log.stat().st_size
         pids = start([*train, str(killed_dir), "--resume"], killed_log, args.processes)
         if kill(pids, killed_log, log_start, killed_dir, writing, args.interval * rng.randrange(4), rng.uniform(0, 1)):
             counts[writing] += 1
