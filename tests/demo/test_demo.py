@@ -101,18 +101,16 @@ def test_demo_keeps_the_recipe(path):
     before, after = Config.fromfile(path), Config.fromfile(path)
     apply_demo(after, "elsewhere", iters=30)
     assert after.train_cfg.max_iters == 30 and after.train_cfg.val_interval == 30
-    assert {type(after.model.backbone.init_cfg)} <= {type(None)} if "init_cfg" in after.model.backbone else True
+    assert after.model.backbone.get("init_cfg") is None
     assert "'data/" not in str(after.train_dataloader) + str(after.test_evaluator) + str(after.val_dataloader)
     for scheduler in after.param_scheduler:
         assert not scheduler.by_epoch and scheduler.get("end", 30) <= 30
     assert after.model.backbone.arch == before.model.backbone.arch
     pipelines = [[t["type"] for t in cfg.train_dataloader.dataset.pipeline] for cfg in (before, after)]
     assert pipelines[0] == pipelines[1]
-    assert (
-        after.optim_wrapper.optimizer.weight_decay == before.optim_wrapper.optimizer.weight_decay
-        if ("weight_decay" in before.optim_wrapper.optimizer)
-        else True
-    )
+    optimizers = [dict(cfg.optim_wrapper.optimizer) for cfg in (before, after)]
+    assert all(optimizer.pop("lr") > 0 for optimizer in optimizers)  # the only setting that follows the batch size
+    assert optimizers[0] == optimizers[1] and optimizers[0]["type"]
 
 
 def test_demo_drops_published_weights_and_keeps_files(tmp_path):

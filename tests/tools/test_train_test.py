@@ -31,7 +31,9 @@ CONFIGS = [
 KEEP_ALL = {
     "det/retinanet_van_b0_1x_coco": ("model.test_cfg.score_thr=0.0",),
     "det/mask_rcnn_van_b0_1x_coco": ("model.test_cfg.rcnn.score_thr=0.0",),
+    "cls/van_b0_in1k": ("val_evaluator.topk=(1,500)", "test_evaluator.topk=(1,500)"),  # the labels are 417 and higher
 }
+ZERO = ("mask2former", "simplebaseline")  # methods that predict nothing right after two steps
 
 
 def last_metrics(work_dir: Path) -> dict:
@@ -40,14 +42,25 @@ def last_metrics(work_dir: Path) -> dict:
     return next(line for line in reversed(lines) if "loss" not in line)
 
 
+def read_losses(work_dir: Path) -> list[float]:
+    """Return the losses that the runs in a work dir have logged."""
+    files = sorted(work_dir.glob("*/vis_data/scalars.json"))
+    lines = [json.loads(line) for file in files for line in file.open()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_train_then_test(config, run_tool, demo_root, tmp_path):
+    """Testing the checkpoint gives the metrics of the last validation, and resuming takes one more step from it."""
     demo = ("--demo", "--demo-root", demo_root, "--work-dir", tmp_path / "run")
-    options = ("--cfg-options", "train_dataloader.batch_size=2", *KEEP_ALL.get(config, ()))
+    options = ("train_dataloader.batch_size=2", "default_hooks.logger.interval=1", "randomness.seed=0")
+    options = ("--cfg-options", *options, *KEEP_ALL.get(config, ()))
     done = run_tool("train", config, *demo, *options, "--demo-iters", 2)
     assert done.returncode == 0, done.stdout
     assert "weights: random" in done.stdout
     trained = last_metrics(tmp_path / "run")
+    losses = read_losses(tmp_path / "run")
+    assert len(losses) == 2 and all(0 < loss < 1e4 for loss in losses)
 
     checkpoint = (tmp_path / "run/last_checkpoint").read_text()
     done = run_tool(
@@ -56,12 +69,14 @@ def test_train_then_test(config, run_tool, demo_root, tmp_path):
     assert done.returncode == 0, done.stdout
     tested = json.loads((tmp_path / "metrics.json").read_text())
     assert tested and len(list((tmp_path / "p").glob("*.png"))) >= 3
-    for key, value in tested.items():
-        assert trained[key] == pytest.approx(value, nan_ok=True), key
+    assert tested == pytest.approx({key: trained[key] for key in tested})
+    assert any(value > 0 for value in tested.values()) or any(name in config for name in ZERO)
 
     done = run_tool("train", config, *demo, *options, "--demo-iters", 3, "--resume", "--no-validate")
     assert done.returncode == 0, done.stdout
-    assert "iter: 2" in done.stdout and (tmp_path / "run/iter_3.pth").exists()
+    resumed = torch.load(tmp_path / "run/iter_3.pth", weights_only=True)
+    assert {state["step"].item() for state in resumed["optimizer"]["state"].values()} == {3}
+    assert len(read_losses(tmp_path / "run")) == 3
 
 
 def test_weights_of_one_task_start_another(run_tool, demo_root, tmp_path):
@@ -119,7 +134,8 @@ def test_resume_in_a_new_process(fork_tool, demo_root, tmp_path):
     done = resumed.wait()
     assert done.returncode == 0, done.stdout
     assert "resumed epoch: 0, iter: 2" in done.stdout
-    assert re.search(r"Iter\(train\) \[3/3\]", done.stdout) and not re.search(r"Iter\(train\) \[1/3\]", done.stdout)
+    steps = re.findall(r"Iter\(train\) \[(\d)/3\]", done.stdout)
+    assert steps == ["3"]
     continued = torch.load(tmp_path / "iter_3.pth", weights_only=True)
     assert continued["optimizer"]["state"][0]["step"] == uninterrupted["optimizer"]["state"][0]["step"] == 3
 
@@ -164,8 +180,11 @@ def test_upstream_train_runs_our_config(codebase, config, data, run_process, dem
         "train_dataloader.persistent_workers=False",
     )
     assert done.returncode == 0, done.stdout
-    assert "loss:" in done.stdout and list((tmp_path / "run").glob("*.pth"))
-    assert last_metrics(tmp_path / "run")
+    losses, metrics = read_losses(tmp_path / "run"), last_metrics(tmp_path / "run")
+    assert losses and all(0 < loss < 1e4 for loss in losses)
+    assert 0 <= metrics["mIoU" if codebase == "mmseg" else "coco/bbox_mAP_50"] < 100
+    checkpoint = torch.load(next((tmp_path / "run").glob("*.pth")), weights_only=False)
+    assert {state["step"].item() for state in checkpoint["optimizer"]["state"].values()} == {len(losses)}
 
 
 def refused(done, *words: str) -> None:

@@ -89,6 +89,8 @@ def transform_annotations(dataset_cfg) -> None:
     for node in iter_dicts(dataset_cfg):
         if "pipeline" in node:  # test pipelines load annotations last, so that they keep the file's size
             node.pipeline.sort(key=lambda transform: "Load" not in get_type_name(transform))
+        if node.get("bbox_file"):  # boxes of a person detector, which have no keypoints
+            node.bbox_file = None
         if get_type_name(node) == "PackPoseInputs":
             node.pack_transformed = True  # adds the keypoints in coordinates of the transformed image
 

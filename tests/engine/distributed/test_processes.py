@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,8 @@ def write_deterministic_config(task: str, path: Path) -> str:
         cfg.model.decode_head.norm_cfg = dict(type="GN", num_groups=4)
     if task == "det":
         cfg.model.test_cfg.score_thr = 0.0
+        for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+            evaluator.metric = "proposal"  # recall of boxes of any class, because after one step no class is right
     cfg.dump(path)
     return str(path)
 
@@ -134,14 +138,22 @@ def test_two_processes_equal_one(task, run_two, run_tool, demo_root, tmp_path):
         {k: v for k, v in last_metrics(tmp_path / name).items() if k not in ("time", "data_time", "step")}
         for name in ("two", "one")
     ]
-    assert metrics[0] == pytest.approx(metrics[1], abs=1 if task == "det" else 1e-6)
+    if task != "det":  # BatchNorm's running statistics differ
+        assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
 
-    metrics_file = tmp_path / "metrics.json"
-    test = (train[0], files[0], *train[1:], "--work-dir", tmp_path / "test", "--out", metrics_file)
-    done = run_two(task, "test", *test)
-    assert done.returncode == 0, done.stdout
-    tested = {key: value for key, value in json.loads(metrics_file.read_text()).items() if key in metrics[0]}
-    assert tested == pytest.approx({key: metrics[0][key] for key in tested}, abs=1e-6) and tested
+    def test(run: Callable, name: str) -> dict:
+        """Test the checkpoint of the two processes."""
+        metrics_file = tmp_path / f"{name}.json"
+        done = run(train[0], files[0], *train[1:], "--work-dir", tmp_path / name, "--out", metrics_file)
+        assert done.returncode == 0, done.stdout
+        tested = json.loads(metrics_file.read_text())
+        return {key: value for key, value in tested.items() if key in metrics[0]}
+
+    tested = test(partial(run_two, task, "test"), "test_two")
+    assert tested and tested == pytest.approx({key: metrics[0][key] for key in tested}, abs=1e-6)
+    if task == "det":
+        assert tested == pytest.approx(test(partial(run_tool, "test"), "test_one"), abs=1e-6)
+        assert 0 < tested["coco/AR@100"] < 1
 
 
 RUNNING = ("cls/van_b0_in1k", "--demo", "--demo-iters", 5000, "--no-validate")
