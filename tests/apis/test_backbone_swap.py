@@ -326,7 +326,7 @@ def test_trained(name, run_tool, demo_root, tmp_path):
     test = ("test", name, tmp_path / "trained.pth", *demo[:3], "--work-dir", tmp_path / "test")
     done = run_tool(*test, "--backbone", "b0", "--out", tmp_path / "metrics.json")
     assert done.returncode == 0 and json.loads((tmp_path / "metrics.json").read_text()), done.stdout
-    refused(run_tool(*test), "It has a VAN-B0: add --backbone b0")
+    refused(run_tool(*test), "It has VAN-B0: add --backbone b0")
     refused(run_tool("train", name, "--backbone", "b9"), "--backbone: unknown VAN arch 'b9'")
 
 

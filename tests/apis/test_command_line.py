@@ -85,7 +85,7 @@ def test_every_tool_ends_with_a_message(tool):
 
 
 def test_run_log_has_the_traceback(tmp_path):
-    """The log of the run ends with the message and the traceback, those of a user's mistake too."""
+    """The log of the run ends with the traceback and the message, those of a user's mistake too."""
     forget(MMLogger)
     MMLogger.get_instance("run", log_file=str(tmp_path / "run.log"))
     with pytest.raises(SystemExit), exit_with_message(), wrap_build_errors("the head"):

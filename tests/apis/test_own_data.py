@@ -139,7 +139,7 @@ def test_configs_fit_the_data(config, data, folder):
         things = dict(panoptic=1).get(data, number)
         assert set(found) <= {number, things}, found
     assert cfg.train_cfg.max_epochs >= 10 and cfg.train_dataloader.num_workers in (0, 2, 4)
-    assert cfg.val_evaluator and cfg.test_evaluator and cfg.val_cfg and cfg.test_cfg
+    assert cfg.val_evaluator and cfg.test_evaluator and None not in (cfg.val_cfg, cfg.test_cfg)
     loaders = [cfg[f"{split}_{part}"] for split in ("val", "test") for part in ("dataloader", "evaluator")]
     assert "data/" not in str([cfg.train_dataloader, *loaders]).replace(str(folder), "").replace("data/.cache", "")
     Config.fromstring(cfg.pretty_text, ".py")  # the dumped config loads

@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.conftest import free_port
-from van_mm.apis import run_config
+from van_mm.apis import backbone_swap
 from van_mm.apis.run_config import dump_config, get_run_config
 from van_mm.demo import demo_data
 from van_mm.demo.demo_data import make_demo_data
@@ -50,8 +50,8 @@ def run_ranks(function, folder: Path, local_ranks: list[int]) -> list[str]:
 
 
 def test_one_rank_swaps_the_backbone(tmp_path, monkeypatch):
-    swap_backbone = run_config.swap_backbone
-    monkeypatch.setattr(run_config, "swap_backbone", lambda *args: print("swapping") or swap_backbone(*args))
+    swap_backbone = backbone_swap.swap_backbone
+    monkeypatch.setattr(backbone_swap, "swap_backbone", lambda *args: print("swapping") or swap_backbone(*args))
 
     def run(rank):
         options = dict(backbone="b0", paper_optimizer=True, demo=True, launcher="pytorch")

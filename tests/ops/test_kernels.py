@@ -133,7 +133,9 @@ def test_bfloat16_depthwise():
 def test_memory_pool():
     """The memory of a large tensor is reused after the tensor and its views are deleted, and not before."""
     code = """
-        import torch, van_mm
+        import torch
+        from van_mm.ops.library import load_library
+        load_library()
         gelu = torch.ops.van_mm.gelu
         x = torch.ones(1, 16, 128, 128)
         first, second = gelu(x), gelu(2 * x)

@@ -199,7 +199,7 @@ case("infer", f"{infer} PICTURE --device cuda", "cuda")
 case("infer", f"{infer} PICTURE --top 0", "--top")
 case("infer", f"{infer} PICTURE --out-dir PICTURE/out", "picture.jpg")
 case("infer", f"{CLS} TEXT PICTURE", "text.pth")
-case("infer", f"{POSE} GOOD PICTURE --person-boxes TEXT", "--person-boxes", "not a list of detections")
+case("infer", f"{POSE} GOOD PICTURE --person-boxes TEXT", "--person-boxes", "neither a list of detections")
 
 # ---- Export and conversion
 case("deploy/export_onnx", f"{CLS} GOOD --size 0 32", "--size")

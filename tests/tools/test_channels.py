@@ -143,4 +143,4 @@ def test_show_dir_of_images_in_memory(tmp_path, monkeypatch, run_tool):
     panels = [cv2.imread(str(file)) for file in (tmp_path / "show").glob("*.png")]
     assert len(panels) == 2 and all((panel[:, :32] == 200).all() for panel in panels)
     done = run_tool("misc/check_dataset", tmp_path / "cifar.py", "--workers", 0)
-    assert done.returncode == 0 and "0 problems" in done.stdout, done.stdout
+    assert done.returncode == 0 and "0 errors" in done.stdout, done.stdout

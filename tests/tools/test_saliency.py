@@ -58,7 +58,7 @@ def test_a_bad_mask_ends_training_with_one_message(fork_tool, demo_root, tmp_pat
     (fork,) = fork_tool("train", "seg/edn_van_b1_duts", *demo)
     done = fork.wait()
     refused(done, "is 9x7 pixels, its image", "tools/dataset_converters/saliency.py")
-    assert "error: 1 samples of the data set can't be used, and 0 may be" in done.stdout
+    assert "error: 2 samples of the data set can't be used, and 1 may be" in done.stdout
 
 
 def test_checker_accepts_valid_data(run_tool, demo_root, tmp_path):

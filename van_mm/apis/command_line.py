@@ -51,15 +51,15 @@ def log_traceback(error: Exception, is_unexpected: bool) -> str:
 
 
 def log_error(message: str, error: Exception) -> None:
-    """Write the message that ends a run and the traceback to the end of its log file. The screen shows the message."""
+    """Write the traceback and then the message that ends a run to its log file. The screen shows the message."""
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
-    cause = (type(error), error, error.__traceback__)
-    record = logger.makeRecord(logger.name, logging.ERROR, sys.argv[0], 0, message, (), cause, "main")
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handle(record)
+    for text in ("".join(traceback.format_exception(error)).rstrip(), message):
+        record = logger.makeRecord(logger.name, logging.ERROR, sys.argv[0], 0, text, (), None, "main")
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
     sys.stdout.flush()
 
 

@@ -31,11 +31,11 @@ from van_mm.utils.run_length import get_run_length, set_run_length
 # Configs of the suite that fit each kind of data, as patterns for list_configs, in the order of the message.
 FITTING_CONFIGS = {
     "classes": ["cls/van_b[0-3]_in1k"],
-    "boxes": ["det/retinanet_*", "det/atss_*", "det/gfl_*", "det/sparse_*"],
-    "masks": ["det/mask_rcnn_*", "det/cascade_*", "det/retinanet_*"],
+    "boxes": ["det/retinanet_van_*", "det/atss_*", "det/gfl_*", "det/sparse_*"],
+    "masks": ["det/mask_rcnn_van_*", "det/cascade_*", "det/retinanet_*"],
     "panoptic": ["det/mask2former_*"],
-    "keypoints": ["pose/*"],
-    "label maps": ["seg/semantic_fpn_*", "seg/upernet_*"],
+    "keypoints": ["pose/*_van_*"],
+    "label maps": ["seg/semantic_fpn_van_*", "seg/upernet_van_*"],
 }
 # Lengths of a run by codebase, if neither epochs nor iterations are given: the larger one of ``epochs`` and of the
 # epochs that give ``steps`` optimizer steps, because small data sets need more epochs. ``side`` limits the images on a

@@ -1,4 +1,7 @@
-"""The settings of a run that its user types, each as settings of mmengine."""
+"""The settings of a run that its user types, each as settings of mmengine.
+
+PyTorch is imported when it is needed, because it takes seconds, and a config that does not load is reported before.
+"""
 
 import copy
 import json
@@ -7,10 +10,8 @@ from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import broadcast_object_list, get_world_size
 
 from van_mm.apis.main_metric import find_main_metric
-from van_mm.apis.own_data import use_data
 from van_mm.utils.config_walk import get_type_name
 from van_mm.utils.errors import UserError
 from van_mm.utils.run_length import set_run_length
@@ -119,6 +120,8 @@ class RunOptions:
 
     def use_data(self, cfg: Config, batch: int | None, pretrained: bool | None) -> list[str]:
         """Apply ``--data`` and the flags that belong to it."""
+        from van_mm.apis.own_data import use_data
+
         return use_data(
             cfg,
             self.data,
@@ -132,6 +135,8 @@ class RunOptions:
 
     def find_batch_size(self, cfg: Config) -> tuple[int, str]:
         """Apply ``--batch auto``: find the batch on a copy of the config that has the data."""
+        from mmengine.dist import broadcast_object_list
+
         from van_mm.apis.batch_size import find_batch_size
 
         draft = Config(copy.deepcopy(cfg._cfg_dict))
@@ -179,6 +184,8 @@ def set_lr(cfg: Config, lr: str) -> str:
         raise UserError(
             "--lr auto: the config has no auto_scale_lr.base_batch_size. Give the learning rate as a number"
         )
+    from mmengine.dist import get_world_size
+
     cfg.auto_scale_lr.enable = True
     batch = cfg.train_dataloader.batch_size * get_world_size()
     return f"learning rate: {optimizer.lr:g} at batch size {base} -> {optimizer.lr * batch / base:g} at {batch}"

@@ -21,7 +21,7 @@ def find_problems(cfg: Config, datasets: dict[str, object]) -> Iterator[Problem]
         return
     length, by_epoch = get_run_length(cfg)
     steps_per_epoch = count_steps(cfg, dataset)
-    if not steps_per_epoch:
+    if not steps_per_epoch or not isinstance(length, int):
         return
     steps = length * steps_per_epoch if by_epoch else length
     yield from find_scheduler_problems(cfg, steps, steps_per_epoch)
