@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from van_mm import list_configs
-from van_mm.checkpoints.io import MODEL_ZOO
+from van_mm.paper.tables import load_paper
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 PRINT_CONTENTS = """
@@ -56,4 +56,6 @@ def test_configs_are_found_without_a_checkout(installed, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(installed)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     file, counts = done.stdout.split("\n")[:2]
-    assert file.startswith(str(installed)) and counts == f"{len(list_configs())} van_mm.VAN {len(MODEL_ZOO)}"
+    assert (
+        file.startswith(str(installed)) and counts == f"{len(list_configs())} van_mm.VAN {len(load_paper()['tables'])}"
+    )

@@ -52,6 +52,8 @@ def log_traceback(error: Exception, is_unexpected: bool) -> str:
 
 def log_error(message: str, error: Exception) -> None:
     """Write the traceback and then the message that ends a run to its log file. The screen shows the message."""
+    if "torch" not in sys.modules:  # no run has begun, and asking for its logger would import PyTorch
+        return
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from van_mm.datasets.checks import det_maps, segmentation
 from van_mm.datasets.checks.annotations import spread_indices
 from van_mm.datasets.checks.problem import Problem
 from van_mm.datasets.saliency_layouts import SALIENCY_LAYOUTS
@@ -146,6 +145,8 @@ def find_problems(cfg: Config, dataset, split: str) -> Iterator[Problem]:
     loader = cfg.get(f"{split}_dataloader") or {}
     if any(map(reads_remotely, iter_dicts(loader.get("dataset")))):
         return
+    from van_mm.datasets.checks import det_maps, segmentation  # they import PyTorch
+
     reads_maps = segmentation.get_map_loader(dataset) or det_maps.get_map_loader(dataset)
     for key, kind in (("img_path", "images"), *([("seg_map_path", "label maps")] if reads_maps else ())):
         paths = {dataset.get_data_info(int(index)).get(key) for index in spread_indices(len(dataset), MAX_FILES)}
