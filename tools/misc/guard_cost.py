@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure what the guards of tools/train.py cost: every other step of the same training runs without them.
+"""Measure what the guards of tools/train.py cost: every other pair of steps of a training runs without them.
 
 python tools/misc/guard_cost.py cls/van_b0_in1k --demo --demo-iters 80
 
@@ -50,7 +50,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_alternation_hook():
-    """Build a hook that turns the guards off for every other step and times the steps.
+    """Build a hook that turns the guards off for every other pair of steps and times the steps.
+
+    Pairs rather than single steps, so that both kinds have steps in which ranks agree on signals.
 
     Its attribute ``times`` maps True to the seconds of the steps with guards, and False to those of the steps without.
     """
@@ -67,7 +69,7 @@ def build_alternation_hook():
             self.times = {True: [], False: []}
 
         def before_train(self, runner) -> None:
-            self.hooks = list(runner.hooks)
+            self.is_guarded, self.hooks = True, list(runner.hooks)
             self.guards = [h for h in self.hooks if isinstance(h, (DivergenceHook, ExactResumeHook, StopHook))]
             self.pipelines = [
                 (dataset, {True: dataset.pipeline, False: Compose(dataset.pipeline.transforms)})
@@ -78,15 +80,20 @@ def build_alternation_hook():
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
             now = time.perf_counter()
             if runner.iter > 3:  # the first steps are slower
-                self.times[runner.iter % 2 == 0].append(now - self.step_start)
-            next_is_guarded = runner.iter % 2 == 1
-            runner._hooks = [hook for hook in self.hooks if next_is_guarded or hook not in self.guards]
-            for hook in self.guards:
-                if not isinstance(hook, ExactResumeHook):
-                    (hook.before_train if next_is_guarded else hook.after_train)(runner)
-            for dataset, pipelines in self.pipelines:
-                dataset.pipeline = pipelines[next_is_guarded]
+                self.times[self.is_guarded].append(now - self.step_start)
+            if runner.iter % 2:
+                self.turn_guards(runner, not self.is_guarded)
             self.step_start = time.perf_counter()
+
+        def turn_guards(self, runner, on: bool) -> None:
+            """Turn the guards on or off. StopHook's handlers stay, because they do nothing in a step."""
+            self.is_guarded = on
+            runner._hooks = [hook for hook in self.hooks if on or hook not in self.guards]
+            for hook in self.guards:
+                if isinstance(hook, DivergenceHook):
+                    (hook.before_train if on else hook.after_train)(runner)
+            for dataset, pipelines in self.pipelines:
+                dataset.pipeline = pipelines[on]
 
     return AlternationHook()
 
