@@ -49,6 +49,7 @@ RUN_DEFAULTS = {
 LONG_RUN = 100  # epochs from which on a classifier keeps its strong augmentation; our choice
 MIN_STEPS = 150  # steps of an epoch for which a classifier's batch on a CPU gets smaller, down to 8; our choice
 STRONG_TRANSFORMS = ("RandAugment", "AutoAugment", "RandomErasing")
+SHORT_RUN = 10  # epochs from which on a classifier flips its images; our choice
 MILD_CROP = (0.7, 1.0)  # share of an image that a crop has in short runs; our choice
 MIN_SIDE = 64  # smallest image side that is chosen, because the last stage has a stride of 32; our choice
 VALIDATIONS = 5  # largest number of validations in a run; our choice
@@ -544,7 +545,8 @@ def lighten_regularization(cfg: Config) -> list[str]:
     """Drop the regularization of a classifier that only pays off in long runs, if the run is short.
 
     Mixup, CutMix, RandAugment, RandomErasing and stochastic depth keep a model from overfitting in hundreds of epochs.
-    In a few they keep it from learning, and crops of 8 % of an image often miss the object.
+    In a few they keep it from learning, and crops of 8 % of an image often miss the object. In very short runs, flips
+    teach more about mirrored characters and signs than about the images.
     """
     length, by_epoch = get_run_length(cfg)
     if by_epoch and length >= LONG_RUN:
@@ -553,8 +555,9 @@ def lighten_regularization(cfg: Config) -> list[str]:
     if dropped:
         cfg.model.train_cfg = None  # an empty list of augments can't be drawn from
     dataset = find_inner_dataset(cfg.train_dataloader.dataset)
-    kept = [step for step in dataset.pipeline if get_type_name(step) not in STRONG_TRANSFORMS]
-    dropped += [get_type_name(step) for step in dataset.pipeline if get_type_name(step) in STRONG_TRANSFORMS]
+    unwanted = (*STRONG_TRANSFORMS, *(["RandomFlip"] if by_epoch and length < SHORT_RUN else []))
+    kept = [step for step in dataset.pipeline if get_type_name(step) not in unwanted]
+    dropped += [get_type_name(step) for step in dataset.pipeline if get_type_name(step) in unwanted]
     dataset.pipeline = kept
     for step in kept:
         if get_type_name(step) == "RandomResizedCrop":
@@ -562,4 +565,6 @@ def lighten_regularization(cfg: Config) -> list[str]:
     if cfg.model.backbone.get("drop_path_rate"):
         cfg.model.backbone.drop_path_rate = 0.0
         dropped.append("stochastic depth")
-    return [f"regularization: no {', '.join(dropped)} in a run of less than {LONG_RUN} epochs"] if dropped else []
+    if not dropped:
+        return []
+    return [f"regularization: no {', '.join(dropped)} in a run of {length} {'epochs' if by_epoch else 'iterations'}"]
