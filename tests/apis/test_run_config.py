@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from mmengine.logging import MMLogger
 
-from tests.conftest import free_port
+from tests.conftest import forget, free_port
 from van_mm.apis import backbone_swap
 from van_mm.apis.run_config import dump_config, get_run_config
 from van_mm.demo import demo_data
@@ -54,6 +55,7 @@ def test_one_rank_swaps_the_backbone(tmp_path, monkeypatch):
     monkeypatch.setattr(backbone_swap, "swap_backbone", lambda *args: print("swapping") or swap_backbone(*args))
 
     def run(rank):
+        forget(MMLogger)  # its handlers may write to streams of earlier tests
         options = dict(backbone="b0", paper_optimizer=True, demo=True, launcher="pytorch")
         cfg = get_run_config(RESNET, **options, cfg_options={"env_cfg.dist_cfg.timeout": 60})
         (tmp_path / f"{rank}.json").write_text(json.dumps(cfg._cfg_dict.to_dict(), sort_keys=True, default=str))
