@@ -231,3 +231,11 @@ def run_process(tmp_path):
         return Done(done.returncode, done.stdout)
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder for a user's data. The working folder is another one."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "my data"

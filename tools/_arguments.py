@@ -74,12 +74,14 @@ def add_config_arguments(parser: ArgumentParser) -> None:
 
 def add_run_arguments(parser: ArgumentParser) -> None:
     """Add the flags of a training that stand for settings of mmengine."""
+    from van_mm.apis.run_options import TRACKERS
+
     run = parser.add_argument_group("the run")
     run.add_argument("--epochs", type=int, metavar="N", help="length of the run; the schedule is rescaled")
     run.add_argument("--iters", type=int, metavar="N", help="length of the run in iterations")
     run.add_argument("--batch", metavar="N|auto", help="images in a batch of each process; auto: what memory allows")
     run.add_argument("--lr", metavar="LR|auto", help="learning rate; auto: scale the config's with the batch size")
-    run.add_argument("--track", choices=["tensorboard", "wandb", "mlflow", "aim"], help="also log to this tracker")
+    run.add_argument("--track", choices=list(TRACKERS), help="also log to this tracker")
     run.add_argument("--save-best", action="store_true", help="keep the checkpoint with the best validation")
     run.add_argument(
         "--early-stop",

@@ -26,13 +26,6 @@ from van_mm.utils.config_walk import get_type_name, iter_dicts
 from van_mm.utils.errors import UserError, WeightsError
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "data"
-
-
 def write_fields(folder: Path, values=(0, 1, 2, 11), splits=("train", "val"), number: int = 9) -> Path:
     for split in splits:
         for i in range(number):

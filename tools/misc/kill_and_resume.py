@@ -52,9 +52,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    for codebase in ("mmpretrain", "mmdet", "mmseg", "mmpose", "van_mm.apis.run_config"):
+    from van_mm.utils.codebases import CODEBASES
+
+    for module in (*CODEBASES, "van_mm.apis.run_config"):
         with contextlib.suppress(ImportError):
-            import_module(codebase)
+            import_module(module)
     return int(not all([compare_runs(config, args) for config in args.configs]))
 
 

@@ -24,14 +24,6 @@ from van_mm.datasets.folders.read import describe_folder, read_folder
 from van_mm.utils.errors import UserError
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder for the data. The working folder is another one."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "my data"
-
-
 def read(folder: Path, kind: str, **options):
     """Read a folder, and check that it stays as it is and that the same is read again."""
     files = sorted(folder.rglob("*"))

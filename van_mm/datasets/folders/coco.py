@@ -17,7 +17,6 @@ from van_mm.datasets.folders.found import (
     list_files,
     list_images,
     name_splits,
-    order_splits,
     read_sizes,
 )
 from van_mm.utils.errors import UserError
@@ -127,7 +126,7 @@ def make_coco_data(
             labels[split][annotation["image_id"]] += [by_id[segment["category_id"]] for segment in segments]
         parts[split] = {(split, image["id"]): labels[split].get(image["id"], []) for image in content["images"]}
     splits = {}
-    for name, items in order_splits(name_splits(parts, seed, notes)).items():
+    for name, items in name_splits(parts, seed, notes).items():
         if not items:
             continue
         source = items[0][0]

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def split_off(items: dict[Hashable, Iterable[Hashable]], seed: int) -> tuple[lis
 
 
 def name_splits(parts: dict[str | None, dict], seed: int, notes: list[str]) -> dict[str, list]:
-    """Return the items of ``train`` and ``val``, and of ``test`` if there is one.
+    """Return the items of ``train`` and ``val``, and of ``test`` if there is one, in this order.
 
     Args:
         parts (dict): By split, or None for items that belong to none, the classes of each item.
@@ -217,9 +217,33 @@ def name_splits(parts: dict[str | None, dict], seed: int, notes: list[str]) -> d
         notes.append(f"there is no validation part: {len(splits['val'])} images were split off (seed {seed})")
         if splits["train"] == splits["val"]:
             notes.append("there is one image only, so that it is used for training and validation")
-    return splits
-
-
-def order_splits(splits: dict) -> dict:
-    """Return a dict with the splits in the order train, val, test."""
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def write_lists(
+    parts: dict[str | None, dict[Path, Sequence[Hashable]]],
+    folder: Path,
+    cache: Cache,
+    seed: int,
+    notes: list[str],
+    make_line: Callable[[Path], str],
+    get_class: Callable[[Hashable], str] = str,
+) -> dict[str, Split]:
+    """Write a list of images for each split, and count their labels.
+
+    Args:
+        parts (dict): By split, or None for images that belong to none, the labels of each image.
+        folder (Path): The user's folder, to which the names in the lists are relative.
+        cache (Cache): Where the lists are kept.
+        seed (int): Seed of the validation part, if it has to be split off.
+        notes (list[str]): What was done is added to it.
+        make_line (Callable): Returns the line of an image.
+        get_class (Callable): Returns the name of a label's class. By default, labels are names.
+    """
+    labels = {image: found for part in parts.values() for image, found in part.items()}
+    splits = {}
+    for split, images in name_splits(parts, seed, notes).items():
+        counts = Counter(get_class(label) for image in images for label in labels[image])
+        content = "".join(f"{make_line(image)}\n" for image in images)
+        splits[split] = Split(cache.write(f"{split}.txt", content), len(images), folder, counts)
+    return splits

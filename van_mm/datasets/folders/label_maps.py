@@ -13,14 +13,12 @@ from van_mm.datasets.folders.boxes import read_split_lists
 from van_mm.datasets.folders.found import (
     Cache,
     FolderData,
-    Split,
     find_split,
     get_name,
     list_files,
     list_images,
-    name_splits,
-    order_splits,
     read_sizes,
+    write_lists,
 )
 from van_mm.utils.errors import UserError
 
@@ -81,13 +79,17 @@ def read_label_maps(folder: Path, cache: Cache, seed: int, ignored: int | None) 
         split: {image: [c for v in occurs.get(image, ()) if (c := new_value.get(v, v)) != IGNORED] for image in part}
         for split, part in parts.items()
     }
-    of_image = {image: found for part in parts.values() for image, found in part.items()}
-    splits = {}
-    for split, images in order_splits(name_splits(parts, seed, notes)).items():
-        lines = [f"{get_name(image, folder)}\t{get_name(maps[image], folder)}\n" for image in images]
-        counts = Counter(classes[value] for image in images for value in of_image[image])
-        splits[split] = Split(cache.write(f"{split}.txt", "".join(lines)), len(images), folder, counts)
-        missing = [name for name in classes if not counts[name]]
+    splits = write_lists(
+        parts,
+        folder,
+        cache,
+        seed,
+        notes,
+        lambda image: f"{get_name(image, folder)}\t{get_name(maps[image], folder)}",
+        classes.__getitem__,
+    )
+    for split, part in splits.items():
+        missing = [name for name in classes if not part.counts[name]]
         if missing and len(maps) <= MAX_MAPS:
             notes.append(f"{split} has no {', '.join(missing[:10])} ({len(missing)} of {len(classes)} classes)")
     sizes = read_sizes(list(maps))

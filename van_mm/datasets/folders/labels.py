@@ -1,20 +1,17 @@
 """Read class folders, and CSV files of file and label."""
 
 import csv
-from collections import Counter
 from pathlib import Path
 
 from van_mm.datasets.folders.found import (
     Cache,
     FolderData,
-    Split,
     find_split,
     get_name,
     list_files,
     list_images,
-    name_splits,
-    order_splits,
     read_sizes,
+    write_lists,
 )
 from van_mm.utils.errors import UserError
 
@@ -137,12 +134,11 @@ def make_label_data(
         raise UserError(f"{folder} has one class only, '{names[0]}'. Give each class a folder or a label of its own")
     number = {name: label for label, name in enumerate(names)}
     labels = {path: kinds[0] for part in parts.values() for path, kinds in part.items()}
-    splits = {}
-    for split, paths in order_splits(name_splits(parts, seed, notes)).items():
-        lines = [f"{get_name(path, folder)} {number[labels[path]]}\n" for path in paths]
-        counts = Counter(labels[path] for path in paths)
-        splits[split] = Split(cache.write(f"{split}.txt", "".join(lines)), len(paths), folder, counts)
-        if missing := [name for name in names if not counts[name]]:
+    splits = write_lists(
+        parts, folder, cache, seed, notes, lambda path: f"{get_name(path, folder)} {number[labels[path]]}"
+    )
+    for split, part in splits.items():
+        if missing := [name for name in names if not part.counts[name]]:
             notes.append(f"{split} has no image of {', '.join(missing[:10])} ({len(missing)} of {len(names)} classes)")
     few = [name for name in names if 0 < splits["train"].counts[name] < 5]
     if few:
