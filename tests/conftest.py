@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -176,11 +177,8 @@ def fork_tool(tmp_path):
         port, started = free_port(), []
         for rank in range(ranks or 1):
             log = tmp_path / f"fork_{len(forks)}.log"
-            sys.stdout.flush()
-            pid = os.fork()
-            if pid == 0:
-                run_in_child(path, args, tmp_path, log, rank, ranks, port)
-            started.append(Fork(pid, log))
+            run = partial(run_in_folder, path, args, tmp_path, rank, ranks, port)
+            started.append(Fork(fork_process(run, log), log))
             forks.append(started[-1])
         return started
 
@@ -191,29 +189,47 @@ def fork_tool(tmp_path):
             fork.wait()
 
 
-def run_in_child(path: Path, args: tuple, folder: Path, log: Path, rank: int, ranks: int, port: int) -> None:
-    """Run a tool in a forked child process, then exit the child."""
+def run_in_folder(path: Path, args: tuple, folder: Path, rank: int, ranks: int, port: int) -> int:
+    """Run a tool in a folder, as a rank of a job if there are ``ranks``, and return its exit code."""
+    torch.set_num_threads(1)  # a fork does not copy the threads of the parent
+    os.chdir(folder)
+    sys.path.insert(0, str(path.parent))
+    if ranks:
+        set_job_variables(rank, rank, ranks, port)
+        args = (*args, "--launcher", "pytorch")
+    code, message = run_script(path, args)
+    print(message, file=sys.stderr)
+    return code
+
+
+def fork_process(function: Callable[[], int | None], log: Path) -> int:
+    """Call a function in a fork of this process, and return the fork's process id.
+
+    Its output is appended to a file. It exits with what the function returns, where None stands for 0, and with 1 after
+    an error.
+    """
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
     code = 1
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        torch.set_num_threads(1)  # a fork does not copy the threads of the parent
-        os.chdir(folder)
-        sys.path.insert(0, str(path.parent))
-        if ranks:
-            names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            os.environ.update({name: str(value) for name, value in names.items()})
-            args = (*args, "--launcher", "pytorch")
-        code, message = run_script(path, args)
-        print(message, file=sys.stderr)
+        code = function() or 0
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def set_job_variables(rank: int, local_rank: int, ranks: int, port: int) -> None:
+    """Set the environment variables that torchrun sets for a process of a job."""
+    names = dict(RANK=rank, LOCAL_RANK=local_rank, WORLD_SIZE=ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    os.environ.update({name: str(value) for name, value in names.items()})
 
 
 @pytest.fixture

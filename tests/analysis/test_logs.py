@@ -39,7 +39,7 @@ def test_validation_has_its_own_step():
     lines = [*TRAIN, {"mIoU": 40.0, "step": 25}, {"loss": 1.0, "iter": 30, "step": 30}, {"mIoU": 50.0, "step": 37}]
     assert extract_curves(lines)["mIoU"] == ([25, 37], [40.0, 50.0])
     epochs = [{"loss": 2.0, "epoch": 1 + i // 2, "iter": 7 * (i // 2) + 3 * (1 + i % 2)} for i in range(6)]
-    for epoch in (3, 2, 1):  # of 7 iterations, of which every third is logged
+    for epoch in (3, 2, 1):  # each has 7 iterations, and every third one is logged
         epochs.insert(2 * epoch, {"AP": epoch / 10, "step": epoch})
     assert extract_curves(epochs)["AP"] == ([7, 14, 21], [0.1, 0.2, 0.3])
     few = [{"AP": 0.1, "step": 1}, {"AP": 0.2, "step": 2}, *epochs]  # epochs shorter than the interval of the log

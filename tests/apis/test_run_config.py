@@ -2,15 +2,14 @@
 
 import json
 import os
-import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from mmengine.logging import MMLogger
 
-from tests.conftest import forget, free_port
+from tests.conftest import forget, fork_process, free_port, set_job_variables
 from van_mm.apis import backbone_swap
 from van_mm.apis.run_config import dump_config, get_run_config
 from van_mm.demo import demo_data
@@ -22,28 +21,14 @@ RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k"
 
 def run_ranks(function, folder: Path, local_ranks: list[int]) -> list[str]:
     """Call a function in forks with the variables of torchrun, and return what each rank printed."""
-    port, pids = free_port(), []
+    port = free_port()
     logs = [folder / f"rank_{rank}.log" for rank in range(len(local_ranks))]
-    for rank, local_rank in enumerate(local_ranks):
-        if pid := os.fork():
-            pids.append(pid)
-            continue
-        code = 1
-        try:
-            with logs[rank].open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            job = dict(RANK=rank, WORLD_SIZE=len(local_ranks), LOCAL_RANK=local_rank, MASTER_ADDR="127.0.0.1")
-            os.environ.update({name: str(value) for name, value in job.items()}, MASTER_PORT=str(port))
-            function(rank)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+
+    def run(rank: int) -> None:
+        set_job_variables(rank, local_ranks[rank], len(local_ranks), port)
+        function(rank)
+
+    pids = [fork_process(partial(run, rank), log) for rank, log in enumerate(logs)]
     codes = [os.waitpid(pid, 0)[1] for pid in pids]
     texts = [log.read_text() for log in logs]
     assert codes == [0] * len(pids), texts

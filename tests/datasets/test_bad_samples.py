@@ -71,7 +71,7 @@ def test_training_skips_and_logs_bad_samples(workers, root, fork_tool, tmp_path)
 
 
 class Samples(BaseDataset):
-    """A data set of which no sample can be read, except for the last one."""
+    """A data set in which only the last sample can be read."""
 
     def load_data_list(self) -> list[dict]:
         return [dict(img_path=f"{i}.jpg", last=i == self.number - 1) for i in range(self.number)]

@@ -174,7 +174,7 @@ def test_browse_dataset_shows_original_colors(browse, demo_root):
     """Images are shown without normalization and with the right channel order."""
     image = read_rgb(sorted(demo_root.glob("imagenet/val/*.JPEG"))[0])
     drawn = browse("cls/van_b2_in1k")
-    scale = round(drawn.shape[0] / 0.9) / min(image.shape[:2])  # the shorter side, of which 90 % are cropped
+    scale = round(drawn.shape[0] / 0.9) / min(image.shape[:2])  # the crop is 90 % of the shorter side
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     top, left = ((image.shape[i] - drawn.shape[i]) // 2 for i in (0, 1))
     assert_same_image(drawn, image[top : top + drawn.shape[0], left : left + drawn.shape[1]])

@@ -241,7 +241,7 @@ def make_van_cfg(backbone: ConfigDict, arch: str, indices: tuple[int, ...]) -> C
 
 
 def convert_frozen_stages(backbone: ConfigDict) -> int:
-    """Return the number of VAN's stages to freeze. Transformers count blocks, of which the same share is frozen."""
+    """Return the number of VAN's stages to freeze. Of the blocks that transformers count, the same share is frozen."""
     cfg = copy.deepcopy(backbone)
     drop_pretrained(cfg)
     num_stages = len(STAGE_STRIDES)

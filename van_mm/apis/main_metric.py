@@ -14,7 +14,7 @@ def find_main_metric(cfg: Config) -> str:
         cfg (Config): An experiment.
 
     Returns:
-        str: The key, of which a larger value is better; ``'auto'`` for a metric of another codebase.
+        str: The key. Larger values are better. For a metric of another codebase, ``'auto'``.
 
     Example:
         >>> find_main_metric(van_mm.get_config("seg/upernet_van_b2"))

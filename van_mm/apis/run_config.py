@@ -3,7 +3,6 @@
 PyTorch is imported when it is needed, because it takes seconds, and a config that does not load is reported before.
 """
 
-import os
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -15,6 +14,7 @@ from van_mm.demo.demo_config import apply_demo
 from van_mm.utils.codebases import import_codebase
 from van_mm.utils.config_walk import get_type_name
 from van_mm.utils.errors import UserError
+from van_mm.utils.launchers import read_rank
 
 SPLITS = ("train", "val", "test")
 
@@ -56,6 +56,8 @@ def get_run_config(
         UserError: If the config does not load or is not an experiment, or if a change does not fit it.
     """
     cfg = load_experiment(name)
+    if not read_rank(launcher):
+        print(describe_experiment(name, cfg), flush=True)
     object.__setattr__(cfg, "_format_python_code", False)  # mmengine formats it five times a run, half a second each
     options = (options or RunOptions()).fill_from(cfg, with_data=not demo)
     cfg.launcher = launcher
@@ -120,12 +122,10 @@ def dump_config(
 
     In a job of several processes, rank 0 writes it.
     """
-    if launcher != "none":
-        from van_mm.engine.distributed.processes import read_rank
-
-        if read_rank(launcher):
-            return
+    if read_rank(launcher):
+        return
     cfg = load_experiment(name)
+    print(describe_experiment(name, cfg), flush=True)
     options = (options or RunOptions()).fill_from(cfg)
     change_backbone_and_optimizer(cfg, backbone, paper_optimizer)
     apply_options(cfg, options)
@@ -143,8 +143,6 @@ def load_experiment(name: str) -> Config:
         UserError: If it does not load, or lacks a model or a data loader.
     """
     cfg = get_experiment_config(find_config(name), ("model", "train_dataloader", "test_dataloader"))
-    if os.environ.get("RANK", "0") == os.environ.get("LOCAL_RANK", "0") == "0":
-        print(describe_experiment(name, cfg), flush=True)
     if cfg.default_scope == "mmpretrain":
         import torch
 

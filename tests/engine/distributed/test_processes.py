@@ -131,7 +131,7 @@ def test_two_processes_equal_one(task, run_two, run_tool, demo_root, tmp_path):
     state_two, state_one = (torch.load(file, weights_only=False)["state_dict"] for file in files)
     for key, value in state_two.items():
         if task != "det" or "running" not in key and "num_batches" not in key:
-            # A step changes the weights by up to 8e-3, of which rounding is up to 2e-6.
+            # A step changes the weights by up to 8e-3. Rounding changes them by up to 2e-6.
             torch.testing.assert_close(
                 value, state_one[key], rtol=1e-5, atol=4e-6, msg=lambda text, key=key: f"{key}: {text}"
             )

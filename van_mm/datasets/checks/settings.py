@@ -113,7 +113,7 @@ def find_pooled_norms(cfg: Config, synchronized: bool) -> list[str]:
         channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
         features = model.extract_feat(torch.empty(1, channels, *size))
         for name, head in model.named_children():
-            if name.endswith("head") and name != "roi_head":  # the batches of roi_head are regions, of which many exist
+            if name.endswith("head") and name != "roi_head":  # a roi_head gets many regions, not one image
                 for one in head if isinstance(head, nn.ModuleList) else [head]:
                     with suppress(Exception):  # a head that reads the output of another one
                         one(features)

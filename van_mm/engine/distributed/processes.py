@@ -14,13 +14,8 @@ from mmengine.dist import barrier, get_rank, init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
 from van_mm.utils.errors import UserError
+from van_mm.utils.launchers import LAUNCHER_VARIABLES
 
-# Environment variables of each launcher: rank, number of processes, rank on this machine, and what init_dist needs.
-LAUNCHER_VARIABLES = {
-    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
-    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODELIST"),
-    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "MASTER_ADDR"),
-}
 LAUNCHER_COMMANDS = {"pytorch": "tools/dist_train.sh", "slurm": "tools/slurm_train.sh", "mpi": "mpirun"}
 STORE_TIMEOUT = timedelta(seconds=30)  # for an answer of the store of a job that has failed (our choice)
 
@@ -90,11 +85,6 @@ def use_cpu_wrapper(cfg: Config) -> None:
     if dist.is_initialized() and not torch.cuda.is_available():
         cfg.setdefault("model_wrapper_cfg", ConfigDict(find_unused_parameters=cfg.get("find_unused_parameters", False)))
         cfg.model_wrapper_cfg.setdefault("type", "van_mm.CPUDistributedDataParallel")
-
-
-def read_rank(launcher: str) -> int:
-    """Return the rank that a launcher has given this process, which need not have joined the job. Defaults to 0."""
-    return 0 if launcher == "none" else int(os.environ.get(LAUNCHER_VARIABLES[launcher][0], 0))
 
 
 def report_failure(message: str) -> str:
